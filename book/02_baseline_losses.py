@@ -1,0 +1,403 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2. The baseline losses
+#
+# > Wang, Han, Huang, Dong and Scott, *Multi-Similarity Loss with General Pair Weighting for Deep
+# > Metric Learning*, CVPR 2019, [arXiv:1904.06627](https://arxiv.org/abs/1904.06627), and the
+# > repository [bnu-wangxun/Deep_Metric](https://github.com/bnu-wangxun/Deep_Metric).
+#
+# A network should place images of one class close together and images of different classes apart,
+# also for classes it has never seen. What differs between methods is mostly the loss: which pairs of
+# images it looks at, and how hard it pulls or pushes each.
+#
+# **Claims.** Multi-Similarity with its miner retrieves better than the contrastive and the triplet
+# loss (Wang et al.); plain classification is not worse than any pair loss (Zhai and Wu, 2019); and
+# under equal conditions all of them are about equal (Musgrave et al., 2020). At most one of the
+# first and the last can be right.
+#
+# **What this chapter checks.** Four losses under one budget, against the network before training and
+# against references that need no training, on classes nobody trained on. Every number below is an
+# average over replicates: each has its own classes.
+#
+# | | the papers | here |
+# |---|---|---|
+# | data | CUB-200-2011, Cars-196, SOP, In-Shop | the profile's: birds drawn by this book, or CUB-200 (2010) |
+# | trunk | BN-Inception or ResNet-50 from ImageNet | the profile's: a small ConvNet from scratch, or MobileNetV2 |
+# | batches | each its own | 4 images per class for all, NormSoftmax too |
+# | settings | tuned per loss and data set | one learning rate for all; each loss at its published defaults |
+# | chosen on | mostly the test classes | validation classes, disjoint from both others |
+# | Multi-Similarity | $\beta$ = 50 in the paper, 40 in its code | 50 |
+# | NormSoftmax | layer norm before the projection | none, so that all losses share one head |
+
+# %% tags=["parameters"]
+DATASET: str = "aviary"  # images: aviary (drawn by this book), cub200_2010 or class_folder
+DATA_DIR: str = "data"  # folder of a real data set, from the project root; the aviary needs none
+MAX_CLASSES: int = 0  # use only the first classes, for a quick look (half of them test); 0: all
+MAX_IMAGES_PER_CLASS: int = 0  # use only the first images of each class; 0: all
+PROTOCOL: str = "random"  # classes redrawn for every seed (random), or the official ones
+SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
+SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
+TRUNK: str = "small_convnet"  # network: small_convnet, mobilenet_v2 or resnet50
+WEIGHTS: str = "none"  # initial weights: none (random), imagenet, or the path of a state dict
+INPUT_CONVENTION: str = "torchvision"  # normalisation of inputs: torchvision, tensorflow or caffe
+FREEZE_BN: bool = False  # keep the statistics of batch norms fixed
+CACHED_VIEWS: int = 0  # above 0: freeze the trunk, train heads on features of so many views
+IMAGE_SIZE: int = 48  # side of the images the trunk sees, pixels
+CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cropped from it
+CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
+EMBEDDING_DIM: int = 64  # size of an embedding, D
+METHODS: list = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]  # losses
+REFERENCES: list = [
+    "frozen_trunk",
+    "colour_histogram",
+    "raw_pixels",
+    "pca",
+    "within_class_whitening",
+]  # not trained
+STEPS: int = 160  # optimiser steps per run
+MEASURE_EVERY: int = 20  # steps between points of the learning curve
+BATCH_SIZE: int = 64  # images per step
+IMAGES_PER_CLASS: int = 4  # images of each class in a batch
+LEARNING_RATE: float = 0.001  # Adam's, for trunk and head
+LOSS_LR: float = 0.01  # Adam's, for parameters of the loss (class weights)
+RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
+DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
+PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
+RESUME: bool = True  # reuse runs that the same code and parameters have finished
+RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
+
+# %%
+from functools import partial
+from itertools import product
+
+import torch
+from torch.nn.functional import normalize
+from torch.optim import Adam
+
+from dmlkit import references
+from dmlkit.claims import judge, rung_of
+from dmlkit.datasets import PICTURES_MAY_BE_SHOWN, load
+from dmlkit.evaluation import embed, evaluate, evaluate_embeddings
+from dmlkit.features import cache_views
+from dmlkit.losses import ContrastiveLoss, MultiSimilarityLoss, NormSoftmaxLoss, TripletLoss
+from dmlkit.miners import all_pairs, multi_similarity_miner
+from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
+from dmlkit.plots import (
+    embedding_maps,
+    learning_curves,
+    nearest_neighbours,
+    sample_images,
+    set_style,
+    spread_queries,
+)
+from dmlkit.references import pca, within_class_whitening
+from dmlkit.results import ChapterResults
+from dmlkit.samplers import MPerClassSampler
+from dmlkit.seeding import set_seed
+from dmlkit.tables import show_claims, summarise
+from dmlkit.training import choose_device, fit, image_batches
+from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
+
+results = ChapterResults("02_baseline_losses", globals())
+device = choose_device(DEVICE)
+set_style()
+
+# %% [markdown]
+# ## The data
+#
+# Each replicate splits the classes into three disjoint parts: training classes, validation classes (the
+# last fifth of the training half), which choose the step at which training stops, and test classes, which
+# choose nothing. In the drawn data every replicate also draws new species.
+
+# %%
+load_splits = partial(
+    load,
+    DATASET,
+    DATA_DIR,
+    image_size=CACHE_SIZE,
+    protocol=PROTOCOL,
+    validation_fraction=0.2 if SELECTION == "validation" else 0.0,
+    max_classes=MAX_CLASSES,
+    max_images_per_class=MAX_IMAGES_PER_CLASS,
+)
+splits = load_splits(seed=SEEDS[0])
+{name: (part.num_classes, len(part)) for name, part in vars(splits).items() if part}
+
+# %% [markdown]
+# Classes and images of each part are counted above. Below, each row is one test class of the first
+# replicate: look for what a row has in common, and for rows that could be taken for each other.
+
+# %% tags=["pictures"]
+figure = sample_images(splits.test.all_images(), splits.test.labels)
+results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
+
+# %% [markdown]
+# ## Four losses
+#
+# An embedding $x_i$ has unit length; $s_{ij} = x_i^\top x_j$ is a cosine similarity and
+# $d_{ij} = \sqrt{2 - 2 s_{ij}}$ the Euclidean distance. $\mathcal{P}$ are pairs of one class,
+# $\mathcal{N}$ pairs of different classes.
+#
+# **Contrastive** (Hadsell et al., 2006). Pull each positive pair together, and push each negative pair
+# apart until it is at distance $m$:
+#
+# $$\ell = \operatorname{mean}_{\mathcal{P}} \, d_{ij}
+# + \operatorname{mean}_{\mathcal{N}} \, [m - d_{ij}]_+ \,,$$
+#
+# the means over terms that are not zero.
+#
+# **Semi-hard triplet** (Schroff et al., 2015). Only the order matters: for an anchor $a$, the positive $p$
+# should be closer than the negative $n$ by a margin. Of all triplets, those count whose negative is
+# farther than the positive, but by less than the margin:
+#
+# $$\ell = \operatorname{mean}_{(a,p,n)} \, [d_{ap} - d_{an} + m]_+ \,,
+# \qquad d_{ap} < d_{an} \le d_{ap} + m \,.$$
+#
+# **Multi-Similarity** (Wang et al., 2019). A miner keeps the pairs that are hard beside the hardest pair
+# of the other kind; a soft maximum then weighs each by how hard it is, beside the others of its anchor:
+#
+# $$\ell = \frac{1}{B} \sum_i \frac{1}{\alpha} \log \Big(1 + \sum_{j \in \mathcal{P}_i}
+# e^{-\alpha (s_{ij} - \lambda)} \Big) + \frac{1}{\beta} \log \Big(1 + \sum_{j \in \mathcal{N}_i}
+# e^{\beta (s_{ij} - \lambda)} \Big) \,.$$
+#
+# **NormSoftmax** (Zhai and Wu, 2019). No pairs: each class $c$ owns a learned vector $p_c$ of unit length,
+# and an image is classified by its similarity to them, at temperature $\sigma$:
+#
+# $$\ell = -\frac{1}{B} \sum_i \log \frac{e^{x_i^\top p_{y_i} / \sigma}}{\sum_c e^{x_i^\top p_c / \sigma}} \,.$$
+
+# %%
+losses = {
+    "contrastive": lambda num_classes: ContrastiveLoss(negative_margin=1.0),
+    "triplet_semihard": lambda num_classes: TripletLoss(margin=0.2, triplets="semihard"),
+    "multi_similarity": lambda num_classes: MultiSimilarityLoss(),
+    "norm_softmax": lambda num_classes: NormSoftmaxLoss(num_classes, EMBEDDING_DIM),
+}
+miners = {"multi_similarity": multi_similarity_miner}
+
+# %% [markdown]
+# How many pairs does the miner leave? On embeddings of six random images in three classes, all pairs
+# and those it keeps:
+
+# %%
+toy_embeddings = normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+toy_labels = torch.tensor([0, 0, 1, 1, 2, 2])
+mined = multi_similarity_miner(toy_embeddings, toy_labels)
+[
+    (int(kept.sum()), int(pairs.sum()))
+    for kept, pairs in zip(mined, all_pairs(toy_labels), strict=True)
+]
+
+# %% [markdown]
+# The two tuples are positives and negatives: kept, of all.
+#
+# ## One run
+#
+# Everything but the loss is shared by all methods of a replicate: initial weights, batches, crops,
+# optimiser and number of steps. The loss's own parameters, here the class vectors of NormSoftmax, have a
+# learning rate of their own. With `CACHED_VIEWS` the trunk stays frozen, its features of several random
+# crops of each image stand in for the images, and only the head is trained.
+
+# %%
+new_trunk = partial(
+    make_trunk, TRUNK, weights=WEIGHTS, convention=INPUT_CONVENTION, freeze_batch_norm=FREEZE_BN
+)
+freeze = partial(
+    cache_views, views=CACHED_VIEWS, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device
+)
+random_view = (
+    RandomView if CACHED_VIEWS else partial(RandomResizedCropFlip, IMAGE_SIZE, scale=CROP_SCALE)
+)
+plain_view = first_view if CACHED_VIEWS else partial(centre_crop, image_size=IMAGE_SIZE)
+measure = partial(evaluate, transform=plain_view, device=device, ks=tuple(RECALL_AT))
+
+
+# %%
+def train(method, splits, trunk, seed):
+    """Train one method on one replicate; return its test results and how training went."""
+    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device)
+    loss_fn = losses[method](splits.train.num_classes).to(device)
+
+    def compute_loss(batch):
+        images, labels = batch
+        embeddings = model(images)
+        pairs = miners[method](embeddings, labels) if method in miners else None
+        return loss_fn(embeddings, labels, pairs=pairs)
+
+    sampler = MPerClassSampler(
+        splits.train.labels, batch_size=BATCH_SIZE, images_per_class=IMAGES_PER_CLASS, seed=seed
+    )
+    batches = image_batches(splits.train, sampler, random_view(seed=seed), device)
+    own_rate = {"params": loss_fn.parameters(), "lr": LOSS_LR}
+    optimizer = Adam([{"params": model.parameters(), "lr": LEARNING_RATE}, own_rate])
+    validate = (lambda: measure(model, splits.validation).metrics) if splits.validation else None
+    fitted = fit(
+        [model, loss_fn],
+        batches,
+        compute_loss,
+        optimizer,
+        STEPS,
+        precision=PRECISION,
+        validate=validate,
+        measure_every=MEASURE_EVERY,
+        description=f"{method}, seed {seed}",
+    )
+    last = measure(model, splits.test)
+    model.load_state_dict(fitted.best_states[0])
+    return measure(model, splits.test), last, fitted
+
+
+# %% [markdown]
+# ## References
+#
+# A loss has shown something only if it beats what needs no training: the trunk's own features (*frozen*; of
+# random weights, where the trunk starts from none), their principal components, and the linear map that
+# makes the training classes round, in closed form. On drawn images also colours and pixels alone.
+
+
+# %%
+def refer(name, splits, trunk):
+    """Return the test results of one reference on one replicate."""
+    labels, test = splits.train.labels, splits.test
+    if name in ("colour_histogram", "raw_pixels"):
+        embeddings = getattr(references, name)(test.all_images())
+    else:
+        train_features, features = (
+            normalize(embed(trunk, part, plain_view, device=device))
+            for part in (splits.train, test)
+        )
+        embeddings = {
+            "frozen_trunk": lambda: features,
+            "pca": lambda: pca(train_features, features, EMBEDDING_DIM),
+            "half_whitened_pca": lambda: pca(train_features, features, 512, whiten=0.5),
+            "within_class_whitening": lambda: within_class_whitening(
+                train_features, labels, features
+            ),
+        }[name]()
+    return evaluate_embeddings(embeddings, test.labels, ks=tuple(RECALL_AT))
+
+
+# %% [markdown]
+# ## All runs
+#
+# One row per method and replicate is kept under `RESULTS_DIR`. A run that the same code and parameters
+# have finished before is not made again.
+
+# %% tags=["runs"]
+runs = {}
+for seed, method in product(SEEDS, REFERENCES + METHODS):
+    splits = load_splits(seed=seed)
+    run = runs[method, seed] = results.run(method, seed, splits.train.fingerprint)
+    if results.is_finished(run):
+        continue
+    set_seed(seed, num_threads=NUM_THREADS)
+    splits, trunk = freeze(splits, new_trunk().to(device))
+    if method in REFERENCES:
+        results.save(run, refer(method, splits, trunk))
+    else:
+        results.save(run, *train(method, splits, trunk, seed))
+
+# %% [markdown]
+# ## Results
+#
+# Percent on test classes, with 95 % intervals from a bootstrap over replicates and over the classes
+# within them; *n* is the number of replicates. Read the last rows against the first.
+
+# %%
+rows = results.load(list(runs.values()))
+per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
+means = tuple(f"recall_at_{k}" for k in RECALL_AT[1:])
+results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, means=means))
+
+# %% [markdown]
+# Is the step that validation chose better than simply the last one? The same metric, both ways, in percent:
+
+# %%
+both = rows[rows["method"].isin(METHODS)].groupby("method", sort=False)
+both[["metric_map_at_r", "metric_map_at_r_last", "selected_step"]].mean() * [100, 100, 1]
+
+# %% [markdown]
+# ## Learning curves
+#
+# Left, the training loss, relative to its first value because the losses have no common unit. Right, MAP@R on
+# the validation classes. Bands span all replicates. A loss that falls while validation does not rise has
+# begun to learn the training classes by heart.
+
+# %%
+results.save_figure("learning_curves", learning_curves(rows[rows["method"].isin(METHODS)]))
+
+# %% [markdown]
+# ## A map of unseen classes
+#
+# UMAP lays the embeddings of the first ten test classes out in the plane: before training, and after training
+# with the method that did best on the *validation* classes of the first replicate. Distances between far
+# clusters mean nothing here; whether a colour holds together does.
+
+# %%
+first = rows[rows["method"].isin(METHODS) & (rows["seed"] == SEEDS[0])]
+scores = first["history"].map(lambda h: max(point.get("validation_map_at_r", 0) for point in h))
+best = first.loc[scores.idxmax(), "method"]
+panels = {
+    "before training": results.embeddings(runs["frozen_trunk", SEEDS[0]]),
+    f"after training with {best}": results.embeddings(runs[best, SEEDS[0]]),
+}
+results.save_figure("umap", embedding_maps(panels, load_splits(seed=SEEDS[0]).test.labels))
+
+# %% [markdown]
+# ## Nearest neighbours
+#
+# Queries of unseen classes (black frame), each followed by its nearest neighbours, right (✓) or wrong (✗). The
+# queries are spread evenly over those whose first neighbour is right, then over those where it is wrong.
+
+# %% tags=["pictures"]
+retrieved = evaluate_embeddings(
+    panels[f"after training with {best}"], splits.test.labels, ks=(6,)
+).retrieval
+queries = spread_queries(per_query[runs[best, SEEDS[0]].run_id]["recall_at_1"], 6)
+figure = nearest_neighbours(
+    splits.test.gather(torch.arange(len(splits.test))),
+    splits.test.labels,
+    retrieved.neighbours[queries],
+    queries,
+)
+results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
+
+# %% [markdown]
+# ## Claims
+#
+# Each line compares two methods query by query on the same replicates. *Held* or *reversed* needs
+# significance after correction for the number of claims; *equivalent* needs the difference to lie within a
+# bound set beforehand; all else is *not resolved*, with the difference that this many replicates could
+# have detected. The list was committed before the runs ([`claims.csv`](claims.csv)).
+
+# %%
+rung = rung_of(DATASET, CACHED_VIEWS)
+overlap = (
+    1.0 if PROTOCOL == "random" and DATASET != "aviary" else 0.0
+)  # halves of one set of classes
+claims = judge("02_baseline_losses", rung, rows, per_query, overlap=overlap)
+show_claims(results.save_claims(claims))
+
+# %% [markdown]
+# ## What this shows, and what not
+#
+# Verdicts on drawn data demonstrate the method of comparison; they say nothing about photographs. The
+# learning rate is one for all losses and was not searched, so a loss that wants another is at a
+# disadvantage here. Batch norms in training, the papers' trunks and their data sets are the `paper`
+# profile's, which nobody has run yet.
+#
+# **Try this.** Set `IMAGES_PER_CLASS = 2` in the parameters: which loss suffers most, and why? Set
+# `CROP_SCALE = [0.16, 1.0]`, the field's usual value: does the drawn data set still profit?

@@ -1,0 +1,168 @@
+"""The chapters as files: their parameters, their code's fingerprint, and the paired notebooks.
+
+``book/NN_name.py`` (py:percent) is the source of a chapter. The ``.ipynb`` beside it is built from
+it, one way, without outputs and with stable cell ids, so it changes only where the text does.
+"""
+
+import ast
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+
+from dmlkit.paths import PROJECT_ROOT
+
+BOOK = PROJECT_ROOT / "book"
+
+
+def chapter_names() -> list[str]:
+    """Return the names of all chapters, in reading order."""
+    return sorted(path.stem for path in BOOK.glob("[0-9][0-9]_*.py"))
+
+
+def chapter_source(name: str) -> Path:
+    """Return the source of the chapter called ``name``.
+
+    Raises:
+        ValueError: there is no such chapter.
+    """
+    if name not in chapter_names():
+        raise ValueError(f"there is no chapter {name!r}; choose from {', '.join(chapter_names())}")
+    return BOOK / f"{name}.py"
+
+
+def profile_names() -> list[str]:
+    """Return the names of all profiles."""
+    return sorted(path.stem for path in (BOOK / "profiles").glob("*.yaml"))
+
+
+def profile_files(profile: str, chapter: str) -> list[Path]:
+    """Return the parameter files of a chapter under a profile, the later overriding the earlier.
+
+    Raises:
+        ValueError: there is no such profile.
+    """
+    if profile not in profile_names():
+        raise ValueError(
+            f"there is no profile {profile!r}; choose from {', '.join(profile_names())}"
+        )
+    files = [BOOK / "profiles" / f"{profile}.yaml", BOOK / "profiles" / profile / f"{chapter}.yaml"]
+    return [path for path in files if path.exists()]
+
+
+def parameter_defaults(chapter: str) -> dict[str, Any]:
+    """Return name and default of every assignment in the parameters cell of ``chapter``."""
+    notebook = read_notebook(chapter_source(chapter))
+    source = next(c.source for c in notebook.cells if "parameters" in _tags(c))
+    return {
+        (node.target if isinstance(node, ast.AnnAssign) else node.targets[0]).id: ast.literal_eval(
+            node.value
+        )
+        for node in ast.parse(source).body
+    }
+
+
+def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return what to inject into ``chapter``: its profile's values, then ``overrides``.
+
+    Raises:
+        ValueError: a name that the chapter has no parameter of, or a value of another type than
+            its default.
+    """
+    defaults = parameter_defaults(chapter)
+    values: dict[str, Any] = {}
+    for path in profile_files(profile, chapter):
+        values |= _checked(yaml.safe_load(path.read_text()) or {}, defaults, path.name)
+    return values | _checked(overrides, defaults, chapter)
+
+
+def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return ``values`` with their types checked against ``defaults``."""
+    checked = {}
+    for name, value in values.items():
+        if name not in defaults:
+            raise ValueError(
+                f"{where}: there is no parameter {name}; choose from {', '.join(defaults)}"
+            )
+        kind = type(defaults[name])
+        # YAML 1.1 reads 1e-3 as text and 1 as an integer where a fraction is meant.
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if type(value) is not kind:
+            raise ValueError(
+                f"{where}: {name}={value!r} should be of type {kind.__name__}, "
+                f"like its default {defaults[name]!r}"
+            )
+        checked[name] = value
+    return checked
+
+
+@lru_cache(maxsize=16)  # a chapter asks once per run
+def code_fingerprint(chapter: str) -> str:
+    """Return a digest of all code that can change the numbers of a chapter's runs.
+
+    That is dmlkit without the modules that only read rows, and the chapter's code cells up to the
+    one tagged ``runs``, the parameters aside, whose values stand in the row. So a new figure or
+    a corrected sentence makes no result stale.
+    """
+    digest = hashlib.sha256()
+    package = PROJECT_ROOT / "dmlkit"
+    readers = {"chapters", "results", "tables", "claims", "plots", "running", "index", "readme"}
+    for path in sorted(package.rglob("*.py")):
+        if path.stem not in readers:
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    for cell in up_to_runs(read_notebook(chapter_source(chapter))).cells:
+        if cell.cell_type == "code" and "parameters" not in _tags(cell):
+            digest.update(cell.source.encode())
+    return digest.hexdigest()[:12]
+
+
+def read_notebook(source: Path) -> nbformat.NotebookNode:
+    """Return the notebook of a py:percent source, with cell ids that depend on content only."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    return notebook
+
+
+def up_to_runs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return ``notebook`` cut behind its cell tagged ``runs``: it fills rows and draws nothing."""
+    last = next(i for i, cell in enumerate(notebook.cells) if "runs" in _tags(cell))
+    cut = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=notebook.cells[: last + 1])
+    cut.nbformat_minor = notebook.nbformat_minor
+    return cut
+
+
+def sync_notebooks(*, check: bool = False) -> list[Path]:
+    """Build the notebook beside each chapter, and return those that differed.
+
+    Args:
+        check: only look, write nothing.
+    """
+    changed = []
+    for name in chapter_names():
+        source = chapter_source(name)
+        text = jupytext.writes(read_notebook(source), fmt="ipynb") + "\n"
+        paired = source.with_suffix(".ipynb")
+        if not paired.exists() or paired.read_text() != text:
+            changed.append(paired)
+            if not check:
+                paired.write_text(text)
+                # JupyterLab takes a notebook that is newer than its source for an edited one.
+                os.utime(paired, (source.stat().st_atime, source.stat().st_mtime))
+    return changed
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])

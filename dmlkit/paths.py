@@ -1,0 +1,57 @@
+"""Where the project is, and writing files so that nobody ever reads half of one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """Return ``path`` as it is when absolute, else below the project root.
+
+    JupyterLab starts kernels beside the notebook and papermill where it was called, so a path
+    relative to the current folder would mean two things.
+    """
+    return PROJECT_ROOT / Path(path).expanduser()
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it replaces ``path`` only if the block succeeds.
+
+    Raises:
+        PermissionError: the folder cannot be written to, said in one sentence.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise PermissionError(
+            f"cannot write to {path.parent} ({error.strerror}); choose another folder "
+            "or change its permissions"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; results and caches are as readable as any other file.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and see that files can be written there, now rather than after an hour.
+
+    Raises:
+        PermissionError: they cannot, said in one sentence.
+    """
+    with write_atomically(folder / ".writable"):
+        pass
+    (folder / ".writable").unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""The figures of the book, in one style. Each function returns the figure it drew."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]
+
+
+def set_style() -> None:
+    """Apply the book's style: white, colour-blind-safe, readable in print."""
+    sns.set_theme("notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams["figure.constrained_layout.use"] = True
+
+
+def learning_curves(rows: pd.DataFrame, metric: str = "validation_map_at_r") -> Figure:
+    """Draw loss and validation metric against images seen, a line per method, a band over runs.
+
+    Args:
+        rows: rows of trained runs, each with its ``history``.
+        metric: entry of the history for the right panel.
+    """
+    measured = pd.concat(
+        [pd.DataFrame(row.history).assign(method=row.method) for row in rows.itertuples()]
+    )
+    # Losses differ in unit, so each is shown relative to where its run began.
+    first = measured.groupby("method")["loss"].transform("first")
+    measured["loss relative to the first"] = measured["loss"] / first
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
+    panels = [("loss relative to the first", 1.0), (metric, 100.0)]
+    for axis, (name, factor) in zip(axes, panels, strict=True):
+        shown = measured.assign(value=factor * measured[name])
+        sns.lineplot(shown, x="images_seen", y="value", hue="method", ax=axis, errorbar=("pi", 100))
+        axis.set(xlabel="images seen")
+        sns.despine(ax=axis)
+    axes[0].set(ylabel="training loss / first value")
+    axes[1].set(ylabel=f"{metric.removeprefix('validation_')} of validation classes, %")
+    axes[1].get_legend().remove()
+    return figure
+
+
+def embedding_maps(
+    panels: dict[str, Tensor], labels: Tensor, *, num_classes: int = 10, seed: int = 0
+) -> Figure:
+    """Draw UMAP maps of several embeddings of the same images side by side.
+
+    Args:
+        panels: title to (N, D) unit embeddings.
+        labels: (N,) classes.
+        num_classes: how many classes are shown, the first ones: more colours cannot be told apart.
+        seed: UMAP's seed. A fixed seed makes it single-threaded and repeatable.
+    """
+    import umap  # takes seconds to import, and only this figure needs it
+
+    shown = labels < num_classes
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), squeeze=False)
+    for axis, (title, embeddings) in zip(axes[0], panels.items(), strict=True):
+        neighbours = min(15, int(shown.sum()) - 1)
+        mapper = umap.UMAP(
+            n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1, min_dist=0.2
+        )
+        points = mapper.fit_transform(embeddings[shown].numpy())
+        sns.scatterplot(
+            x=points[:, 0],
+            y=points[:, 1],
+            hue=labels[shown].numpy(),
+            style=labels[shown].numpy() % 5,
+            palette="tab10",
+            s=34,
+            linewidth=0.3,
+            legend=False,
+            ax=axis,
+        )
+        axis.set(title=title, xticks=[], yticks=[], xlabel="", ylabel="")
+    return figure
+
+
+def nearest_neighbours(
+    images: Tensor, labels: Tensor, neighbours: Tensor, queries: Tensor, *, count: int = 6
+) -> Figure:
+    """Show query images, each followed by its nearest neighbours framed right or wrong.
+
+    Args:
+        images: (N, 3, S, S) uint8.
+        labels: (N,) classes.
+        neighbours: (Q, K) positions of the neighbours of each query in ``queries``.
+        queries: (Q,) positions of the queries shown, a row each.
+        count: neighbours shown, at most K.
+    """
+    count = min(count, neighbours.shape[1])
+    size = (1.15 * (count + 1), 1.2 * len(queries) + 0.3)
+    figure, axes = plt.subplots(len(queries), count + 1, figsize=size, squeeze=False)
+    for line, query in zip(axes, range(len(queries)), strict=True):
+        shown = [int(queries[query]), *neighbours[query, :count].tolist()]
+        for rank, (axis, position) in enumerate(zip(line, shown, strict=True)):
+            axis.imshow(images[position].permute(1, 2, 0).numpy())
+            axis.set(xticks=[], yticks=[])
+            is_right = labels[position] == labels[shown[0]]
+            colour = ("black", RIGHT, WRONG)[0 if rank == 0 else 1 if is_right else 2]
+            for spine in axis.spines.values():
+                spine.set(color=colour, linewidth=3, visible=True)
+            if rank and query == 0:
+                axis.set_title(str(rank), fontsize=9)
+            # A sign beside the colour, for print and for readers who do not see the colours.
+            if rank:
+                axis.set_xlabel("✓" if is_right else "✗", color=colour, fontsize=9, labelpad=1)
+    axes[0, 0].set_title("query", fontsize=9)
+    return figure
+
+
+def sample_images(
+    images: Tensor, labels: Tensor, *, classes: int = 6, per_class: int = 8
+) -> Figure:
+    """Show the first images of the first classes, a class per row."""
+    available = int(labels.bincount()[:classes].min())
+    columns = min(per_class, available)
+    figure, axes = plt.subplots(
+        classes, columns, figsize=(1.1 * columns, 1.1 * classes), squeeze=False
+    )
+    for label, line in enumerate(axes):
+        positions = (labels == label).nonzero().squeeze(1)[:columns]
+        for axis, position in zip(line, positions.tolist(), strict=True):
+            axis.imshow(images[position].permute(1, 2, 0).numpy())
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def spread_queries(recall: np.ndarray, count: int) -> Tensor:
+    """Return ``count`` query positions, half answered rightly at rank 1 and half wrongly.
+
+    Evenly spaced in each half, so the picture shows neither the best nor the worst on purpose.
+
+    Args:
+        recall: (Q,) Recall@1 of each query, 0 or 1.
+        count: number of queries, fewer where a half has not enough.
+    """
+    picked = []
+    for wanted, number in ((1, count - count // 2), (0, count // 2)):
+        positions = np.flatnonzero(recall == wanted)
+        steps = np.linspace(0, len(positions) - 1, min(number, len(positions)))
+        picked.append(positions[steps.round().astype(int)])
+    return torch.from_numpy(np.concatenate(picked))

@@ -1,0 +1,230 @@
+"""What a chapter writes: one JSON file per run, tables, figures and claims.
+
+``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
+``<run_id>.npz`` (per-query results), ``runs.csv`` derived from them, ``tables/``, ``figures/``,
+``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and ``pictures/`` stay local.
+"""
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+
+from dmlkit.chapters import code_fingerprint, parameter_defaults
+from dmlkit.evaluation import Evaluation
+from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
+from dmlkit.training import Fit
+
+# Parameters that say which runs to make or where to put them, not what a run does.
+NOT_IN_RUN = {"SEEDS", "METHODS", "REFERENCES", "RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"}
+STORED_PER_QUERY = ("recall_at_1", "r_precision", "map_at_r")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a method on one replicate.
+
+    Args:
+        method: name of the method, as in ``dmlkit.losses`` and the tables.
+        seed: the replicate.
+        data_fingerprint: digest of the data set's content.
+        run_id: file name of the row, unique for all that determines the run.
+    """
+
+    method: str
+    seed: int
+    data_fingerprint: str
+    run_id: str
+
+
+class ChapterResults:
+    """The results folder of one chapter under one set of parameters.
+
+    Args:
+        chapter: name of the chapter, e.g. ``02_baseline_losses``.
+        namespace: the notebook's ``globals()``; the chapter's parameters are taken from it.
+
+    Raises:
+        PermissionError: the folder cannot be written to.
+    """
+
+    def __init__(self, chapter: str, namespace: dict[str, Any]) -> None:
+        self.chapter = chapter
+        self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
+        self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
+        check_writable(self.folder)
+
+    def run(self, method: str, seed: int, data_fingerprint: str) -> Run:
+        """Return the run of ``method`` on replicate ``seed`` under the chapter's parameters."""
+        settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
+        identity = json.dumps([method, seed, data_fingerprint, settings], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        return Run(method, seed, data_fingerprint, f"{method}-seed{seed}-{digest}")
+
+    def is_finished(self, run: Run) -> bool:
+        """Whether RESUME is on and the row of ``run`` was made by the code as it is now."""
+        path = self._row_path(run)
+        if not self.parameters["RESUME"] or not path.exists():
+            return False
+        return json.loads(path.read_text())["code"] == code_fingerprint(self.chapter)
+
+    def save(
+        self, run: Run, selected: Evaluation, last: Evaluation | None = None, fit: Fit | None = None
+    ) -> dict[str, Any]:
+        """Write the row, per-query results and embeddings of a finished run, and return the row.
+
+        Args:
+            run: which run.
+            selected: test results at the selected step.
+            last: test results at the last step; ``selected`` where nothing was selected.
+            fit: what training returned; None for references that are not trained.
+        """
+        last, fit = last or selected, fit or Fit()
+        parameters = self.parameters
+        cuda = torch.cuda.is_available() and parameters["DEVICE"] != "cpu"
+        end = fit.history[-1] if fit.history else {"step": 0, "images_seen": 0}
+        row = {
+            "run_id": run.run_id,
+            "chapter": self.chapter,
+            "method": run.method,
+            "dataset": parameters["DATASET"],
+            "protocol": parameters["PROTOCOL"],
+            "fold": 0,
+            "seed": run.seed,
+            "params": {k: v for k, v in parameters.items() if k not in NOT_IN_RUN},
+            **{f"metric_{name}": value for name, value in selected.metrics.items()},
+            **{f"metric_{name}_last": value for name, value in last.metrics.items()},
+            "selected_step": fit.best_step,
+            "steps": end["step"],
+            "images_seen": end["images_seen"],
+            "num_queries": len(selected.retrieval.queries),
+            "num_lone_queries": selected.retrieval.num_lone,
+            "seconds": round(fit.seconds, 2),
+            "peak_mib": peak_mib(cuda),
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "threads": torch.get_num_threads(),
+            "precision": parameters["PRECISION"],
+            "code": code_fingerprint(self.chapter),
+            "commit": commit(),
+            "versions": versions(),
+            "data_fingerprint": run.data_fingerprint,
+            "history": fit.history,
+        }
+        per_query = {k: selected.retrieval.per_query[k].numpy() for k in STORED_PER_QUERY}
+        with (
+            write_atomically(self._row_path(run).with_suffix(".npz")) as path,
+            path.open("wb") as f,
+        ):
+            np.savez_compressed(f, labels=selected.retrieval.labels.numpy(), **per_query)
+        with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
+            np.save(f, selected.embeddings.numpy().astype(np.float16))
+        # The row comes last: where it is, everything else of the run is whole.
+        with write_atomically(self._row_path(run)) as path:
+            path.write_text(json.dumps(row, indent=1))
+        return row
+
+    def load(self, runs: list[Run]) -> pd.DataFrame:
+        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``."""
+        rows = pd.DataFrame([json.loads(self._row_path(run).read_text()) for run in runs])
+        rows = rows.sort_values(["method", "seed"], ignore_index=True)
+        table = rows.drop(columns="history").assign(
+            params=[json.dumps(params, sort_keys=True) for params in rows["params"]]
+        )
+        with write_atomically(self.folder / "runs.csv") as path:
+            table.to_csv(path, index=False)
+        return rows
+
+    def per_query(self, run_id: str) -> dict[str, np.ndarray]:
+        """Return ``labels`` (Q,) and each stored metric (Q,) of one run."""
+        with np.load(self.folder / "runs" / f"{run_id}.npz") as stored:
+            return dict(stored)
+
+    def embeddings(self, run: Run) -> torch.Tensor | None:
+        """Return the (N, D) test embeddings of a run, or None where they were not kept."""
+        path = self._embedding_path(run)
+        return torch.from_numpy(np.load(path)).float() if path.exists() else None
+
+    def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
+        """Write ``tables/<name>.csv`` and ``.md`` and return the table, for a cell to show."""
+        with write_atomically(self.folder / "tables" / f"{name}.csv") as path:
+            table.to_csv(path)
+        with write_atomically(self.folder / "tables" / f"{name}.md") as path:
+            path.write_text(markdown(table) + (f"\n{note}\n" if note else ""))
+        return table
+
+    def save_figure(self, name: str, figure: plt.Figure, *, keep_local: bool = False) -> None:
+        """Write ``figures/<name>.png``.
+
+        Args:
+            name: file name without suffix.
+            figure: the figure.
+            keep_local: put it into ``pictures/``, which is never committed: for photographs whose
+                licence forbids passing them on.
+        """
+        folder = self.folder / ("pictures" if keep_local else "figures")
+        with write_atomically(folder / f"{name}.png") as path:
+            figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+    def save_claims(self, claims: pd.DataFrame) -> pd.DataFrame:
+        """Write ``claims.csv`` and return it, for a cell to show."""
+        with write_atomically(self.folder / "claims.csv") as path:
+            claims.to_csv(path, index=False)
+        return claims
+
+    def _row_path(self, run: Run) -> Path:
+        return self.folder / "runs" / f"{run.run_id}.json"
+
+    def _embedding_path(self, run: Run) -> Path:
+        return self.folder / "embeddings" / f"{run.run_id}.npy"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return ``table`` with its index as a GitHub table."""
+    frame = table.reset_index()
+    lines = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
+    lines += [[str(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def peak_mib(cuda: bool) -> int:
+    """Return the most memory this process has held so far: of the GPU with ``cuda``, else RAM."""
+    if cuda:
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10  # KiB on Linux
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Return the short hash of the checked-out commit, with ``+`` if tracked files differ."""
+    git = ["git", "-C", str(PROJECT_ROOT)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def versions() -> str:
+    """Return the versions of Python and of the libraries that make the numbers."""
+    return (
+        f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, numpy {np.__version__}"
+    )

@@ -1,0 +1,290 @@
+"""Run the book: chapters by papermill in bounded worker processes, and the ``dmlkit`` command.
+
+The work list is chapters x replicates. A worker executes a chapter for one seed up to its cell
+tagged ``runs`` and so fills rows; when all rows of a chapter are there, one more execution, which
+finds every run finished, draws its tables, figures and claims.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from dmlkit.chapters import (
+    BOOK,
+    chapter_names,
+    chapter_parameters,
+    chapter_source,
+    parameter_defaults,
+    read_notebook,
+    sync_notebooks,
+    up_to_runs,
+)
+from dmlkit.index import write_index
+from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
+from dmlkit.readme import update_readme
+
+LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
+
+
+def run_book(
+    chapters: Sequence[str] = (),
+    profile: str = "mini",
+    overrides: dict[str, Any] | None = None,
+    *,
+    results_dir: str | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+) -> tuple[Path, list[str]]:
+    """Execute chapters under a profile, resuming what an earlier call has finished.
+
+    Args:
+        chapters: names of chapters; none means all.
+        profile: name of a file in ``book/profiles``.
+        overrides: parameters that replace the profile's.
+        results_dir: where the profile's results go, ``results/local/<profile>`` by default.
+        workers: processes at a time; one per NUM_THREADS cores by default.
+        executor: runs the workers instead of local processes, e.g. Dask's.
+
+    Returns:
+        The index page, and one sentence per failure.
+
+    Raises:
+        ValueError: an unknown chapter, profile or parameter.
+        PermissionError: the results folder cannot be written to.
+    """
+    overrides = dict(overrides or {})
+    if results_dir:
+        overrides["RESULTS_DIR"] = results_dir
+    chapters = list(chapters) or chapter_names()
+    plan = {c: chapter_parameters(c, profile, overrides) for c in chapters}
+    folder = resolve((parameter_defaults(chapters[0]) | plan[chapters[0]])["RESULTS_DIR"])
+    check_writable(folder)
+    plan = {c: p for c, p in plan.items() if not is_up_to_date(c, p)}
+    failures = []
+    if plan:
+        failures = _run_plan(plan, folder, workers, executor)
+    return write_index(folder, profile), failures
+
+
+def _run_plan(
+    plan: dict[str, dict[str, Any]], folder: Path, workers: int | None, executor: Executor | None
+) -> list[str]:
+    """Fill rows with all workers, then render each chapter, and return failures."""
+    every = {c: parameter_defaults(c) | p for c, p in plan.items()}
+    threads = max(p["NUM_THREADS"] for p in every.values())
+    workers = workers or max(1, (os.cpu_count() or 1) // threads)
+    # One worker, or one replicate, gains nothing from filling rows apart from rendering, and a
+    # kernel takes ten seconds to start, which a few steps are not worth.
+    apart = [
+        (chapter, plan[chapter] | {"SEEDS": [seed]}, f"seed{seed}")
+        for chapter in plan
+        for seed in every[chapter]["SEEDS"]
+        if workers > 1 and len(every[chapter]["SEEDS"]) > 1 and every[chapter]["STEPS"] >= 100
+    ]
+    # Spawned, because a forked copy of threads and locks may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = executor or ProcessPoolExecutor(workers, mp_context=context)
+    progress = tqdm(total=len(apart) + len(plan), unit=" notebooks", ascii=True, mininterval=0)
+    started = time.time()
+    try:
+        rows = {pool.submit(execute, c, p, label): c for c, p, label in apart}
+        failures, failed = _await(rows, progress, folder, started)
+        whole = {pool.submit(execute, c, p): c for c, p in plan.items() if c not in failed}
+        more, _ = _await(whole, progress, folder, started)
+    except KeyboardInterrupt:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    finally:
+        progress.close()
+    if executor is None:
+        pool.shutdown()
+    return list(dict.fromkeys(failures + more))
+
+
+def _await(
+    futures: dict, progress: tqdm, folder: Path, started: float
+) -> tuple[list[str], set[str]]:
+    """Wait for notebooks, showing finished runs, and return failures and failed chapters."""
+    failures, failed, pending = [], set(), set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+        for future in done:
+            if error := future.result():
+                failures.append(error)
+                failed.add(futures[future])
+        rows = [p for p in folder.glob("*/runs/*.json") if p.stat().st_mtime >= started]
+        if rows:
+            latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
+            progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
+        progress.update(len(done))
+        progress.refresh()
+    return failures, failed
+
+
+def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | None:
+    """Execute a chapter's notebook, retrying once if its kernel dies, and return the failure.
+
+    Args:
+        chapter: name of the chapter.
+        parameters: values to inject.
+        part: name of a part of the replicates, for which rows are filled and nothing is drawn;
+            empty executes the whole notebook and keeps it as ``chapter.ipynb``.
+    """
+    notebook = read_notebook(chapter_source(chapter))
+    folder = resolve((parameter_defaults(chapter) | parameters)["RESULTS_DIR"]) / chapter
+    started = time.time()
+    for attempt in (1, 2):
+        try:
+            executed = _papermill(up_to_runs(notebook) if part else notebook, parameters)
+        except PapermillExecutionError as error:
+            kinds = ("ValueError", "FileNotFoundError", "PermissionError", "FloatingPointError")
+            what = error.evalue if error.ename in kinds else f"{error.ename}: {error.evalue}"
+            return f"{chapter}: {what}"
+        except (DeadKernelError, RuntimeError) as error:  # RuntimeError: it never answered
+            if attempt == 2:
+                return f"{chapter} {part}: the kernel died twice ({error}); is memory short?"
+        else:
+            break
+    if not part:
+        _keep(executed, folder, chapter, parameters, time.time() - started)
+    return None
+
+
+def _papermill(notebook: nbformat.NotebookNode, parameters: dict) -> nbformat.NotebookNode:
+    """Execute ``notebook`` with papermill in folders of its own."""
+    with tempfile.TemporaryDirectory(prefix="dmlkit-") as folder:
+        # Kernels that share these folders have been seen to pick each other's ports.
+        os.environ["IPYTHONDIR"] = f"{folder}/ipython"
+        os.environ["JUPYTER_RUNTIME_DIR"] = f"{folder}/runtime"
+        source, output = f"{folder}/source.ipynb", f"{folder}/output.ipynb"
+        nbformat.write(notebook, source)
+        return papermill.execute_notebook(
+            source,
+            output,
+            parameters,
+            kernel_name="python3",
+            cwd=BOOK,
+            progress_bar=False,
+            stderr_file=open(os.devnull, "w"),  # noqa: SIM115 papermill wants an open file
+        )
+
+
+def _keep(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    chapter: str,
+    parameters: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Write the executed notebook without what must not, or need not, be kept."""
+    from dmlkit.datasets import PICTURES_MAY_BE_SHOWN  # imports torch, which the runner can spare
+
+    dataset = (parameter_defaults(chapter) | parameters)["DATASET"]
+    may_show = dataset in PICTURES_MAY_BE_SHOWN or folder.is_relative_to(LOCAL_RESULTS)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.pop("execution", None)
+        if "pictures" in cell.metadata.get("tags", []) and not may_show:
+            cell.outputs = []
+        for output in cell.outputs:
+            if output.output_type == "stream":  # only the last state of each progress bar
+                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+        cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+    notebook.metadata.pop("papermill", None)  # holds absolute paths
+    notebook.metadata["dmlkit"] = {
+        "inputs": _inputs(chapter, parameters),
+        "seconds": round(seconds, 1),
+    }
+    with write_atomically(folder / "chapter.ipynb") as path:
+        nbformat.write(notebook, path)
+
+
+def is_up_to_date(chapter: str, parameters: dict[str, Any]) -> bool:
+    """Whether the executed chapter was made by the present code with these parameters."""
+    every = parameter_defaults(chapter) | parameters
+    executed = resolve(every["RESULTS_DIR"]) / chapter / "chapter.ipynb"
+    if not every["RESUME"] or not executed.exists():
+        return False
+    kept = json.loads(executed.read_text())["metadata"].get("dmlkit", {})
+    return kept.get("inputs") == _inputs(chapter, parameters)
+
+
+def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
+    """Return a digest of all that an executed chapter depends on, the data's content aside."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    sources = sorted((PROJECT_ROOT / "dmlkit").rglob("*.py"))
+    for path in [*sources, chapter_source(chapter), BOOK / "claims.csv"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the ``dmlkit`` command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="dmlkit", description="Run and maintain the book.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute chapters, resuming what is finished")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
+    run.add_argument("--profile", default="mini", help="a file in book/profiles (default: mini)")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides"
+    )
+    run.add_argument("--results-dir", help="default: results/local/<profile>")
+    run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")
+    sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
+    sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
+    commands.add_parser("readme", help="rewrite the results table of README.md from results/")
+    options = parser.parse_args(arguments)
+    try:
+        return {"run": _run, "sync": _sync, "readme": _readme}[options.command](options)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(f"dmlkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dmlkit: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = {name: yaml.safe_load(value) for name, value in options.overrides}
+    index, failures = run_book(
+        options.chapters,
+        options.profile,
+        overrides,
+        results_dir=options.results_dir,
+        workers=options.workers,
+    )
+    for failure in failures:
+        print(f"dmlkit: {failure}", file=sys.stderr)
+    print(f"results: {index}")
+    return 1 if failures else 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    changed = sync_notebooks(check=options.check)
+    for path in changed:
+        print(f"{path.name} {'differs from its .py; run make notebooks' if options.check else ''}")
+    return 1 if changed and options.check else 0
+
+
+def _readme(options: argparse.Namespace) -> int:
+    update_readme()
+    return 0

@@ -1,0 +1,161 @@
+"""The one training loop of the book. A chapter supplies the loss of a batch; all else is here."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dmlkit.datasets import ImageSet
+
+Batch = tuple[Tensor, Tensor]
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Fit:
+    """What a training run leaves behind.
+
+    Args:
+        history: one entry per measurement: step, images_seen, loss (mean since the last entry) and,
+            where validated, ``validation_<metric>``.
+        best_step: step of the best validation score; the last step without validation.
+        best_states: state dict of each module at ``best_step``.
+        seconds: wall time, validation included.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_states: list[dict[str, Tensor]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fit(
+    modules: Sequence[nn.Module],
+    batches: Iterable[Batch],
+    compute_loss: Callable[[Batch], Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    precision: str = "float32",
+    learning_rate_factor: Callable[[int], float] = lambda step: 1.0,
+    still_modules: Sequence[nn.Module] = (),
+    still_steps: int = 0,
+    validate: Callable[[], dict[str, float]] | None = None,
+    measure_every: int = 50,
+    select_by: str = "map_at_r",
+    description: str = "training",
+) -> Fit:
+    """Train for a number of optimiser steps and keep the state with the best validation score.
+
+    Args:
+        modules: the model, the loss if it has parameters, further heads: set to training mode, and
+            their states kept together.
+        batches: endless batches on the training device.
+        compute_loss: scalar loss of a batch.
+        optimizer: over all parameters to train.
+        steps: number of optimiser steps.
+        precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
+        learning_rate_factor: factor on every group's learning rate, by step from 0.
+        still_modules: modules that do not learn in the first ``still_steps`` steps (the warm-up of
+            new parameters: the trunk stays still, its batch norms go on).
+        still_steps: length of that warm-up.
+        validate: returns metrics of the current state on validation classes; None selects nothing
+            and keeps the last state.
+        measure_every: steps between entries of the history; the last step is always measured.
+        select_by: the metric of ``validate`` to maximise; ties keep the earlier step.
+        description: label of the progress bar.
+
+    Raises:
+        FloatingPointError: the loss is NaN or infinite, with the step where it became so.
+        ValueError: unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"PRECISION={precision!r} is unknown; choose float32 or bfloat16")
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
+    device = next(modules[0].parameters()).device
+    autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
+    result, losses, best_score, images_seen = Fit(), [], float("-inf"), 0
+    start = time.perf_counter()
+    _set_training(modules, still_modules if still_steps else ())
+
+    progress = tqdm(range(1, steps + 1), description, ascii=True, mininterval=1, leave=False)
+    for step, batch in zip(progress, batches, strict=False):  # the batches never end
+        if step == still_steps + 1:
+            _set_training(modules)
+        with autocast:
+            loss = compute_loss(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())  # not .item(): reading it each step would stall a GPU
+        images_seen += len(batch[1])
+
+        if step % measure_every == 0 or step == steps:
+            entry = {"step": step, "images_seen": images_seen, "loss": _mean(losses, step)}
+            losses = []
+            score = step  # without validation the last step is the best
+            if validate is not None:
+                metrics = validate()
+                _set_training(modules, still_modules if step <= still_steps else ())
+                entry |= {f"validation_{name}": value for name, value in metrics.items()}
+                score = metrics[select_by]
+            result.history.append(entry)
+            if score > best_score:
+                best_score, result.best_step = score, step
+                result.best_states = [deepcopy(m.state_dict()) for m in modules]
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def image_batches(
+    image_set: ImageSet,
+    sampler: Iterable[Tensor],
+    transform: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield (images, labels) on ``device``, transformed there, for each batch of positions."""
+    for positions in sampler:
+        images = image_set.gather(positions).to(device, non_blocking=True)
+        yield transform(images), image_set.labels[positions].to(device, non_blocking=True)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA if there is one, else the CPU.
+
+    Raises:
+        ValueError: the name is unknown, or that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"DEVICE={name!r} is not available; set DEVICE=auto") from error
+    return device
+
+
+def _set_training(modules: Sequence[nn.Module], still_modules: Sequence[nn.Module] = ()) -> None:
+    """Put the modules in training mode, and let only those learn that are not to stay still."""
+    for module in modules:
+        module.train()
+        module.requires_grad_(True)
+    for module in still_modules:
+        module.requires_grad_(False)
+
+
+def _mean(losses: list[Tensor], step: int) -> float:
+    """Return the mean loss of the steps up to ``step``, naming the first that is not finite."""
+    values = torch.stack(losses)
+    if not values.isfinite().all():
+        first = step - len(losses) + 1 + int((~values.isfinite()).int().argmax())
+        raise FloatingPointError(
+            f"the loss is {values[first - step - 1].item()} at step {first}; "
+            "lower LEARNING_RATE or LOSS_LR"
+        )
+    return values.double().mean().item()
