@@ -189,7 +189,7 @@ def load_weights(network: nn.Module, path: Path, *, freeze_batch_norm: bool) -> 
             "(with INPUT_CONVENTION=torchvision) or to none"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise ValueError(
             f"{path} is not a PyTorch state dict ({type(error).__name__}); set WEIGHTS to one"

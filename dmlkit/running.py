@@ -134,7 +134,8 @@ def _await(
             latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
             progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
         progress.update(len(done))
-        progress.refresh()
+        if sys.stderr.isatty():  # a log gets a line per notebook, a person a clock that ticks
+            progress.refresh()
     return failures, failed
 
 

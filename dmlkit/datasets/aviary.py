@@ -9,7 +9,17 @@ rasterised once by integer inequalities, and each image samples that sprite thro
 light and individual plumage only touch the table. Every choice is an integer read from SHAKE-256:
 the bytes are the same on every machine and under every version of the libraries.
 
-DIFFICULTY
+The difficulty was frozen before any metric-learning loss was compared on the set, on what knows
+nothing of metric learning. Recall@1, 50 unseen species x 24 images at 48 px, mean of seeds 0-2
+(chance .02); the classifier is a small ConvNet trained with cross-entropy on 50 other species:
+
+| pattern_share                           |   0 | 0.5 |   1 |
+|-----------------------------------------|-----|-----|-----|
+| colour histogram, 4 x 4 x 4             | .11 | .12 | .04 |
+| raw pixels, centred                     | .24 | .26 | .08 |
+| untrained ConvNet, pooled               | .07 | .07 | .03 |
+| classifier, 150 steps of 64 images      | .61 | .59 | .23 |
+| classifier, 750 steps                   |     | .73 |     |
 """
 
 import hashlib
@@ -246,15 +256,14 @@ class _Sprite:
         end = genes["tail_length"] + (0 * v, 8 - abs(v), abs(v) - 10)[genes["tail_kind"]]
         tail = (u < 6) & (-u < end) & (abs(v) < genes["tail_width"] - u // 8)
         self._paint(tail, "tail")
-        bands = (u > 6, -u > genes["tail_length"] - 10, u % 12 < 5)[genes["tail_bands"]]
-        self._paint(tail & bands, "tail_band")
+        bands = (u > SPRITE[1], -u > genes["tail_length"] - 10, u % 12 < 5)  # none, end, bars
+        self._paint(tail & bands[genes["tail_bands"]], "tail_band")
 
     def _legs(self, ground: int) -> None:
         for x in (84, 98):
-            self._paint(
-                self._polygon((x, 96), (x + 3, 96), (x + 5, ground), (x + 2, ground)), "legs"
-            )
-            self._paint(self._polygon((x, ground - 3), (x + 12, ground), (x - 2, ground)), "legs")
+            shank = self._polygon((x, 96), (x + 3, 96), (x + 5, ground), (x + 2, ground))
+            toes = self._polygon((x, ground - 3), (x + 12, ground), (x - 2, ground))
+            self._paint(shank | toes, "legs")
 
     def _body(self, chest: tuple[int, int], tilt: int, genes: dict[str, int]) -> None:
         u, v = self._axes((88, 88), tilt)
