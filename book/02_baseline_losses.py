@@ -60,13 +60,7 @@ CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cr
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
 METHODS: list = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]  # losses
-REFERENCES: list = [
-    "frozen_trunk",
-    "colour_histogram",
-    "raw_pixels",
-    "pca",
-    "within_class_whitening",
-]  # not trained
+REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
 STEPS: int = 160  # optimiser steps per run
 MEASURE_EVERY: int = 20  # steps between points of the learning curve
 BATCH_SIZE: int = 64  # images per step
@@ -326,8 +320,8 @@ results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, mean
 # Is the step that validation chose better than simply the last one? The same metric, both ways, in percent:
 
 # %%
-both = rows[rows["method"].isin(METHODS)].groupby("method", sort=False)
-both[["metric_map_at_r", "metric_map_at_r_last", "selected_step"]].mean() * [100, 100, 1]
+chosen = rows.groupby("method")[["selected_step", "metric_map_at_r", "metric_map_at_r_last"]]
+chosen.mean().loc[METHODS].mul([1, 100, 100]).round(1)
 
 # %% [markdown]
 # ## Learning curves
@@ -337,7 +331,7 @@ both[["metric_map_at_r", "metric_map_at_r_last", "selected_step"]].mean() * [100
 # begun to learn the training classes by heart.
 
 # %%
-results.save_figure("learning_curves", learning_curves(rows[rows["method"].isin(METHODS)]))
+results.save_figure("learning_curves", learning_curves(rows, METHODS))
 
 # %% [markdown]
 # ## A map of unseen classes
@@ -350,11 +344,11 @@ results.save_figure("learning_curves", learning_curves(rows[rows["method"].isin(
 first = rows[rows["method"].isin(METHODS) & (rows["seed"] == SEEDS[0])]
 scores = first["history"].map(lambda h: max(point.get("validation_map_at_r", 0) for point in h))
 best = first.loc[scores.idxmax(), "method"]
-panels = {
-    "before training": results.embeddings(runs["frozen_trunk", SEEDS[0]]),
-    f"after training with {best}": results.embeddings(runs[best, SEEDS[0]]),
-}
-results.save_figure("umap", embedding_maps(panels, load_splits(seed=SEEDS[0]).test.labels))
+test = load_splits(seed=SEEDS[0]).test
+trained = results.embeddings(runs[best, SEEDS[0]])
+untrained = results.embeddings(runs["frozen_trunk", SEEDS[0]])
+panels = {"before training": untrained, f"after training with {best}": trained}
+results.save_figure("umap", embedding_maps(panels, test.labels))
 
 # %% [markdown]
 # ## Nearest neighbours
@@ -363,15 +357,10 @@ results.save_figure("umap", embedding_maps(panels, load_splits(seed=SEEDS[0]).te
 # queries are spread evenly over those whose first neighbour is right, then over those where it is wrong.
 
 # %% tags=["pictures"]
-retrieved = evaluate_embeddings(
-    panels[f"after training with {best}"], splits.test.labels, ks=(6,)
-).retrieval
-queries = spread_queries(per_query[runs[best, SEEDS[0]].run_id]["recall_at_1"], 6)
+retrieved = evaluate_embeddings(trained, test.labels, ks=(1, 6)).retrieval
+picked = spread_queries(retrieved.per_query["recall_at_1"].numpy(), 6)
 figure = nearest_neighbours(
-    splits.test.gather(torch.arange(len(splits.test))),
-    splits.test.labels,
-    retrieved.neighbours[queries],
-    queries,
+    test.all_images(), test.labels, retrieved.neighbours[picked], retrieved.queries[picked]
 )
 results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
@@ -385,9 +374,8 @@ results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY
 
 # %%
 rung = rung_of(DATASET, CACHED_VIEWS)
-overlap = (
-    1.0 if PROTOCOL == "random" and DATASET != "aviary" else 0.0
-)  # halves of one set of classes
+# Random halves of one set of classes overlap; species drawn anew for each replicate do not.
+overlap = 1.0 if PROTOCOL == "random" and DATASET != "aviary" else 0.0
 claims = judge("02_baseline_losses", rung, rows, per_query, overlap=overlap)
 show_claims(results.save_claims(claims))
 

@@ -5,6 +5,7 @@ it, one way, without outputs and with stable cell ids, so it changes only where 
 """
 
 import ast
+import contextlib
 import hashlib
 import os
 from functools import lru_cache
@@ -92,10 +93,8 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
         kind = type(defaults[name])
         # YAML 1.1 reads 1e-3 as text and 1 as an integer where a fraction is meant.
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if type(value) is not kind:
             raise ValueError(
                 f"{where}: {name}={value!r} should be of type {kind.__name__}, "

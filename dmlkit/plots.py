@@ -17,29 +17,45 @@ def set_style() -> None:
     plt.rcParams["figure.constrained_layout.use"] = True
 
 
-def learning_curves(rows: pd.DataFrame, metric: str = "validation_map_at_r") -> Figure:
-    """Draw loss and validation metric against images seen, a line per method, a band over runs.
+def learning_curves(rows: pd.DataFrame, methods: list[str]) -> Figure:
+    """Draw training loss and validation MAP@R against images seen, a line per method.
+
+    A band spans all replicates. Runs without validation show the loss alone.
 
     Args:
-        rows: rows of trained runs, each with its ``history``.
-        metric: entry of the history for the right panel.
+        rows: rows of runs, each with its ``history``.
+        methods: trained methods, in the order of their colours.
     """
     measured = pd.concat(
-        [pd.DataFrame(row.history).assign(method=row.method) for row in rows.itertuples()]
+        [
+            # Losses have no common unit, so each is shown relative to where its run began.
+            pd.DataFrame(row.history).assign(
+                method=row.method, loss=lambda history: history["loss"] / history["loss"].iloc[0]
+            )
+            for row in rows[rows["method"].isin(methods)].itertuples()
+        ]
     )
-    # Losses differ in unit, so each is shown relative to where its run began.
-    first = measured.groupby("method")["loss"].transform("first")
-    measured["loss relative to the first"] = measured["loss"] / first
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
-    panels = [("loss relative to the first", 1.0), (metric, 100.0)]
-    for axis, (name, factor) in zip(axes, panels, strict=True):
-        shown = measured.assign(value=factor * measured[name])
-        sns.lineplot(shown, x="images_seen", y="value", hue="method", ax=axis, errorbar=("pi", 100))
-        axis.set(xlabel="images seen")
-        sns.despine(ax=axis)
-    axes[0].set(ylabel="training loss / first value")
-    axes[1].set(ylabel=f"{metric.removeprefix('validation_')} of validation classes, %")
-    axes[1].get_legend().remove()
+    panels = {"loss": "training loss / its first value"}
+    if "validation_map_at_r" in measured:
+        measured["validation_map_at_r"] *= 100
+        panels["validation_map_at_r"] = "MAP@R of validation classes, %"
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False)
+    for axis, (column, label) in zip(axes[0], panels.items(), strict=True):
+        sns.lineplot(
+            measured,
+            x="images_seen",
+            y=column,
+            hue="method",
+            style="method",
+            hue_order=methods,
+            style_order=methods,
+            errorbar=("pi", 100),
+            err_kws={"alpha": 0.12},
+            ax=axis,
+        )
+        axis.set(xlabel="images seen", ylabel=label)
+        axis.get_legend().remove()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

@@ -73,9 +73,16 @@ class ChapterResults:
         return Run(method, seed, data_fingerprint, f"{method}-seed{seed}-{digest}")
 
     def is_finished(self, run: Run) -> bool:
-        """Whether RESUME is on and the row of ``run`` was made by the code as it is now."""
+        """Whether RESUME is on and ``run`` was made by the code as it is now, embeddings included.
+
+        Embeddings are not committed, so those of the first replicate, which the figures show,
+        may be missing where rows are present.
+        """
         path = self._row_path(run)
+        is_shown = run.seed == self.parameters["SEEDS"][0]
         if not self.parameters["RESUME"] or not path.exists():
+            return False
+        if is_shown and not self._embedding_path(run).exists():
             return False
         return json.loads(path.read_text())["code"] == code_fingerprint(self.chapter)
 
@@ -150,10 +157,9 @@ class ChapterResults:
         with np.load(self.folder / "runs" / f"{run_id}.npz") as stored:
             return dict(stored)
 
-    def embeddings(self, run: Run) -> torch.Tensor | None:
-        """Return the (N, D) test embeddings of a run, or None where they were not kept."""
-        path = self._embedding_path(run)
-        return torch.from_numpy(np.load(path)).float() if path.exists() else None
+    def embeddings(self, run: Run) -> torch.Tensor:
+        """Return the (N, D) float32 test embeddings of a finished run, stored as float16."""
+        return torch.from_numpy(np.load(self._embedding_path(run))).float()
 
     def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
         """Write ``tables/<name>.csv`` and ``.md`` and return the table, for a cell to show."""

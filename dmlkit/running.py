@@ -289,3 +289,7 @@ def _sync(options: argparse.Namespace) -> int:
 def _readme(options: argparse.Namespace) -> int:
     update_readme()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

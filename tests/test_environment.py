@@ -60,7 +60,7 @@ def test_constraints_are_public_pins_without_addresses():
 
 
 def test_constraints_cover_everything_that_is_installed():
-    todo, seen, unpinned = list(requirements("cluster", "site", "test").values()), set(), set()
+    todo, seen, unpinned = list(requirements("test").values()), set(), set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
@@ -82,9 +82,9 @@ def applies(requirement, extra):
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-@pytest.mark.parametrize("name", requirements("cluster", "site", "test"))
+@pytest.mark.parametrize("name", requirements("test"))
 def test_ranges_admit_the_pins(name):
-    requirement = requirements("cluster", "site", "test")[name]
+    requirement = requirements("test")[name]
     assert requirement.specifier.contains(PINS[name]), f"{requirement} refuses {PINS[name]}"
 
 
@@ -107,27 +107,23 @@ def test_citation_names_this_version():
     assert citation["license"] == PROJECT["license"]
 
 
-def imports(path):
-    """Yield (package, whether the import runs with the module) for other people's packages."""
+def imported_packages(path):
+    """Return the names of other people's packages that a file imports."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-        for name in names:
-            package = name.partition(".")[0]
-            if package != "dmlkit" and package not in sys.stdlib_module_names:
-                yield package, node.col_offset == 0
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names} - {"dmlkit", *sys.stdlib_module_names}
 
 
 def test_every_import_is_declared():
     providers = importlib.metadata.packages_distributions()
-    always, optional = requirements(), requirements("cluster", "site")
     undeclared = []
     for path in sorted([*ROOT.glob("dmlkit/**/*.py"), *ROOT.glob("book/**/*.py")]):
-        for package, at_import in imports(path):
-            declared = always if at_import else optional
-            if not declared.keys() & set(map(canonicalize_name, providers.get(package, [package]))):
+        for package in imported_packages(path):
+            distributions = set(map(canonicalize_name, providers.get(package, [package])))
+            if not requirements().keys() & distributions:
                 undeclared.append(f"{path.relative_to(ROOT)}: {package}")
     assert undeclared == []

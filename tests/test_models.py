@@ -100,7 +100,9 @@ def test_half_precision_weights_become_float32(mobilenet, tmp_path):
 
 def test_weights_of_another_trunk_are_refused_by_name(mobilenet, tmp_path):
     torch.save(mobilenet.state_dict(), tmp_path / "mobilenet.pth")
-    with pytest.raises(ValueError, match=r"mobilenet\.pth holds weights of another network.*ResNet"):
+    with pytest.raises(
+        ValueError, match=r"mobilenet\.pth holds weights of another network.*ResNet"
+    ):
         make_trunk("resnet50", weights=str(tmp_path / "mobilenet.pth"))
 
 

@@ -28,6 +28,7 @@ class ImageSet:
     index: Tensor
 
     def __len__(self) -> int:
+        """Return the number of images, N."""
         return len(self.labels)
 
     @property

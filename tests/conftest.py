@@ -1,0 +1,44 @@
+"""What several test files share: a tree of class folders, and the smoke book executed once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def class_tree(tmp_path):
+    """Return a folder of 8 classes with 4 images each."""
+    random = np.random.RandomState(0)
+    for label in range(8):
+        folder = tmp_path / "images" / f"class {label}"
+        folder.mkdir(parents=True)
+        for image in range(4):
+            pixels = random.randint(256, size=(20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{image}.jpg")
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def run_dmlkit():
+    """Return a function that runs the dmlkit command and returns the finished process."""
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "dmlkit.running", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, run_dmlkit):
+    """Return the results folder of the smoke profile, executed once for all tests."""
+    folder = tmp_path_factory.mktemp("smoke")
+    finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder

@@ -1,0 +1,129 @@
+"""The chapters executed on the smoke profile, through the real runner and stock papermill."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHAPTER = "02_baseline_losses"
+METHODS = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]
+REFERENCES = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]
+
+
+def metric_columns(folder):
+    rows = pd.read_csv(folder / CHAPTER / "runs.csv")
+    return rows.filter(regex="^(method|seed|metric_|selected_step)")
+
+
+def test_every_method_leaves_a_row_per_replicate_with_all_columns(smoke):
+    rows = pd.read_csv(smoke / CHAPTER / "runs.csv")
+    assert set(zip(rows["method"], rows["seed"], strict=True)) == {
+        (method, seed) for method in METHODS + REFERENCES for seed in (0, 1)
+    }
+    columns = (
+        "run_id chapter method dataset protocol fold seed params metric_recall_at_1 "
+        "metric_map_at_r metric_map_at_r_last metric_r_precision steps images_seen seconds "
+        "peak_mib device threads precision code commit versions data_fingerprint"
+    )
+    assert set(columns.split()) <= set(rows.columns)
+    assert rows.notna().all().all()
+    metrics = rows.filter(like="metric_")
+    assert ((metrics >= 0) & (metrics <= 1)).all().all()
+
+
+def test_trained_rows_say_how_much_they_trained_and_references_that_they_did_not(smoke):
+    rows = pd.read_csv(smoke / CHAPTER / "runs.csv").set_index("method")
+    assert (rows.loc[METHODS, "steps"] == 12).all()
+    assert (rows.loc[METHODS, "images_seen"] == 12 * 16).all()
+    assert rows.loc[METHODS, "selected_step"].isin([6, 12]).all()
+    assert (rows.loc[REFERENCES, "steps"] == 0).all()
+
+
+def test_the_table_shows_the_means_of_the_rows(smoke):
+    rows = pd.read_csv(smoke / CHAPTER / "runs.csv")
+    table = pd.read_csv(smoke / CHAPTER / "tables" / "main.csv", index_col="method")
+    assert list(table.index) == REFERENCES + METHODS
+    for method, shown in table["MAP@R"].items():
+        expected = 100 * rows.loc[rows["method"] == method, "metric_map_at_r"].mean()
+        assert shown.split(" [")[0] == f"{expected:.1f}"
+    assert (table["n"] == 2).all()
+
+
+def test_claims_compare_the_rows_and_are_marked_as_demonstrations(smoke):
+    rows = pd.read_csv(smoke / CHAPTER / "runs.csv").set_index(["method", "seed"])
+    claims = pd.read_csv(smoke / CHAPTER / "claims.csv").set_index("claim")
+    recall = rows["metric_recall_at_1"]
+    expected = (recall["multi_similarity"] - recall["contrastive"]).mean()
+    assert claims.loc["B1a", "difference"] == pytest.approx(expected)
+    assert claims["verdict"].str.endswith("(demonstration)").all()
+    assert (claims["n"] == 2).all()
+
+
+def test_per_query_results_average_to_the_rows(smoke):
+    for path in (smoke / CHAPTER / "runs").glob("*.json"):
+        row = json.loads(path.read_text())
+        with np.load(path.with_suffix(".npz")) as stored:
+            assert stored["map_at_r"].mean() == pytest.approx(row["metric_map_at_r"], abs=1e-6)
+            assert len(stored["labels"]) == row["num_queries"]
+
+
+def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
+    figures = {path.name for path in (smoke / CHAPTER / "figures").glob("*.png")}
+    assert figures == {"learning_curves.png", "umap.png", "neighbours.png", "test_classes.png"}
+    notebook = nbformat.read(smoke / CHAPTER / "chapter.ipynb", as_version=4)
+    shown = [o for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
+    assert sum("image/png" in output["data"] for output in shown) == len(figures)
+    assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", []))
+
+
+def test_the_executed_notebook_names_no_path_of_this_machine(smoke):
+    text = (smoke / CHAPTER / "chapter.ipynb").read_text()
+    assert str(ROOT) not in text
+
+
+def test_the_index_page_shows_tables_claims_and_figures(smoke):
+    page = (smoke / "index.html").read_text()
+    for expected in (CHAPTER, "multi_similarity", "umap.png", "B1a", "demonstration"):
+        assert expected in page
+
+
+def test_running_again_makes_nothing_anew(smoke, run_dmlkit):
+    before = {p: p.stat().st_mtime_ns for p in (smoke / CHAPTER).rglob("*") if p.is_file()}
+    finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", smoke)
+    assert finished.returncode == 0, finished.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_stock_papermill_from_another_folder_gives_the_same_numbers(smoke, tmp_path):
+    profiles = ROOT / "book" / "profiles"
+    command = [sys.executable, "-m", "papermill", ROOT / "book" / f"{CHAPTER}.ipynb", "out.ipynb"]
+    command += ["-f", profiles / "smoke.yaml", "-f", profiles / "smoke" / f"{CHAPTER}.yaml"]
+    command += ["-p", "RESULTS_DIR", tmp_path / "results"]
+    finished = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    pd.testing.assert_frame_equal(metric_columns(tmp_path / "results"), metric_columns(smoke))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "DATASET", "class_folder", "-p", "DATA_DIR", "absent"], "there is no folder"),
+        (["-p", "TRUNK", "resnet50", "-p", "WEIGHTS", "absent.pth"], "there is no weights file"),
+        (["-p", "LEARNING_RATE", "1e30"], "the loss is"),
+    ],
+    ids=["data", "weights", "divergence"],
+)
+def test_a_failing_chapter_ends_in_one_sentence(run_dmlkit, tmp_path, arguments, sentence):
+    finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", tmp_path, *arguments)
+    assert finished.returncode == 1
+    said = [line for line in finished.stderr.splitlines() if line.startswith("dmlkit: ")]
+    assert len(said) == 1 and sentence in said[0]
+    assert not (tmp_path / CHAPTER / "chapter.ipynb").exists()

@@ -1,0 +1,150 @@
+"""Chapters as files: parameters, profiles, fingerprints, notebooks."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from dmlkit import chapters
+from dmlkit.chapters import (
+    chapter_names,
+    chapter_parameters,
+    code_fingerprint,
+    parameter_defaults,
+    profile_files,
+    profile_names,
+    read_notebook,
+    sync_notebooks,
+    up_to_runs,
+)
+
+ROOT = Path(__file__).parents[1]
+CHAPTER = "02_baseline_losses"
+SHARED = {
+    *("DATASET", "DATA_DIR", "TRUNK", "WEIGHTS", "INPUT_CONVENTION", "IMAGE_SIZE", "EMBEDDING_DIM"),
+    *("FREEZE_BN", "STEPS", "BATCH_SIZE", "LEARNING_RATE", "LOSS_LR", "SEEDS", "SELECTION"),
+    *("PROTOCOL", "DEVICE", "PRECISION", "NUM_THREADS", "RESUME", "RESULTS_DIR"),
+}
+
+
+@pytest.fixture
+def copied_book(tmp_path, monkeypatch):
+    """Return a copy of the book that a test may edit."""
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
+    code_fingerprint.cache_clear()
+    yield tmp_path / "book"
+    code_fingerprint.cache_clear()
+
+
+@pytest.mark.parametrize("chapter", chapter_names())
+def test_every_chapter_has_the_shared_parameters_each_with_its_meaning(chapter):
+    assert set(parameter_defaults(chapter)) >= SHARED
+    notebook = read_notebook(ROOT / "book" / f"{chapter}.py")
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    for line in cell.source.splitlines():
+        # papermill's help shows a parameter's trailing comment, so each has its own line and one.
+        assert "#" in line and ":" in line.split("=")[0], line
+
+
+@pytest.mark.parametrize("profile", profile_names())
+@pytest.mark.parametrize("chapter", chapter_names())
+def test_every_profile_sets_only_parameters_that_exist_and_its_own_results_folder(profile, chapter):
+    values = chapter_parameters(chapter, profile, {})
+    assert values["RESULTS_DIR"] == f"results/local/{profile}"
+
+
+def test_the_parameters_cell_holds_the_mini_values():
+    defaults = parameter_defaults(CHAPTER)
+    values = chapter_parameters(CHAPTER, "mini", {})
+    assert all(defaults[name] == value for name, value in values.items())
+
+
+def test_a_chapters_own_profile_file_overrides_the_shared_one(copied_book):
+    (copied_book / "profiles" / "smoke.yaml").write_text("STEPS: 1\nBATCH_SIZE: 8\n")
+    (copied_book / "profiles" / "smoke" / f"{CHAPTER}.yaml").write_text("STEPS: 2\n")
+    values = chapter_parameters(CHAPTER, "smoke", {"BATCH_SIZE": 4})
+    assert values == {"STEPS": 2, "BATCH_SIZE": 4}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"LERNING_RATE": 0.1}, "no parameter LERNING_RATE"),
+        ({"STEPS": "many"}, "STEPS='many' should be of type int"),
+        ({"SEEDS": 3}, "SEEDS=3 should be of type list"),
+        ({"RESUME": 1}, "RESUME=1 should be of type bool"),
+        ({"STEPS": 1.5}, "STEPS=1.5"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_unknown_names_and_wrong_types_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        chapter_parameters(CHAPTER, "mini", overrides)
+
+
+@pytest.mark.parametrize("written", ["1e-3", "0.001", "1"])
+def test_numbers_as_yaml_reads_them_become_the_fractions_they_mean(written):
+    values = chapter_parameters(CHAPTER, "mini", {"LEARNING_RATE": yaml.safe_load(written)})
+    assert values["LEARNING_RATE"] == float(written)
+    assert isinstance(values["LEARNING_RATE"], float)
+
+
+def test_unknown_chapters_and_profiles_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match=f"no chapter '99_none'.*{CHAPTER}"):
+        parameter_defaults("99_none")
+    with pytest.raises(ValueError, match="no profile 'tiny'.*smoke"):
+        profile_files("tiny", CHAPTER)
+
+
+def test_the_committed_notebooks_are_what_their_sources_give():
+    assert sync_notebooks(check=True) == []
+
+
+def test_syncing_changes_only_the_cells_that_changed_and_carries_no_outputs(copied_book):
+    before = nbformat.read(copied_book / f"{CHAPTER}.ipynb", as_version=4)
+    source = copied_book / f"{CHAPTER}.py"
+    source.write_text(source.read_text().replace("# ## The data\n", "# ## The pictures\n"))
+
+    assert [path.name for path in sync_notebooks()] == [f"{CHAPTER}.ipynb"]
+
+    after = nbformat.read(copied_book / f"{CHAPTER}.ipynb", as_version=4)
+    changed = [a.id != b.id for a, b in zip(before.cells, after.cells, strict=True)]
+    assert sum(changed) == 1
+    assert not any(cell.get("outputs") for cell in after.cells)
+    assert sync_notebooks(check=True) == []
+
+
+def test_a_synced_notebook_is_no_newer_than_its_source(copied_book):
+    source = copied_book / f"{CHAPTER}.py"
+    source.write_text(source.read_text() + "\n# %%\n1 + 1\n")
+    (notebook,) = sync_notebooks()
+    assert notebook.stat().st_mtime <= source.stat().st_mtime
+
+
+def test_the_cut_notebook_ends_with_the_cell_that_makes_the_runs():
+    cut = up_to_runs(read_notebook(ROOT / "book" / f"{CHAPTER}.py"))
+    assert "results.save(run" in cut.cells[-1].source
+    assert not any("save_figure" in c.source and "umap" in c.source for c in cut.cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_stale"),
+    [
+        ("optimizer = Adam(", "optimizer = torch.optim.SGD(", True),
+        ("# ## The data\n", "# ## Data\n", False),
+        ("STEPS: int = 160", "STEPS: int = 161", False),
+        ('results.save_figure("umap"', 'results.save_figure("map"', False),
+    ],
+    ids=["training code", "prose", "a parameter, which stands in the row", "a figure"],
+)
+def test_only_code_that_can_change_a_run_makes_rows_stale(copied_book, old, new, is_stale):
+    before = code_fingerprint(CHAPTER)
+    source = copied_book / f"{CHAPTER}.py"
+    text = source.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new))
+    code_fingerprint.cache_clear()
+    assert (code_fingerprint(CHAPTER) != before) == is_stale

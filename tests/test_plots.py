@@ -1,0 +1,76 @@
+"""Figures show what they are given; nobody compares pixels here."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dmlkit import plots
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def rows_with_history(*, validated):
+    histories = []
+    for loss in (8.0, 2.0):
+        points = [{"step": 1, "images_seen": 4, "loss": loss}, {"step": 2, "images_seen": 8}]
+        points[1]["loss"] = loss / 4
+        if validated:
+            for score, point in zip((0.1, 0.3), points, strict=True):
+                point["validation_map_at_r"] = score
+        histories.append(points)
+    return pd.DataFrame({"method": ["a", "b"], "history": histories})
+
+
+def test_losses_are_shown_relative_to_their_first_value_and_metrics_in_percent():
+    figure = plots.learning_curves(rows_with_history(validated=True), ["a", "b"])
+    loss, metric = figure.axes
+    assert [line.get_ydata().tolist() for line in loss.lines[:2]] == [[1.0, 0.25]] * 2
+    assert metric.lines[0].get_ydata().tolist() == pytest.approx([10.0, 30.0])
+    assert metric.lines[0].get_xdata().tolist() == [4, 8]
+
+
+def test_without_validation_only_the_loss_is_shown():
+    assert len(plots.learning_curves(rows_with_history(validated=False), ["a", "b"]).axes) == 1
+
+
+def test_neighbours_are_framed_and_signed_right_or_wrong():
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    figure = plots.nearest_neighbours(
+        images, torch.tensor([0, 0, 1, 1]), torch.tensor([[1, 2, 3]]), torch.tensor([0]), count=2
+    )
+    query, right, wrong = figure.axes
+    assert (right.get_xlabel(), wrong.get_xlabel()) == ("✓", "✗")
+    frames = [axis.spines["left"].get_edgecolor()[:3] for axis in (query, right, wrong)]
+    assert frames == [(0, 0, 0), plots.RIGHT, plots.WRONG]
+
+
+def test_picked_queries_are_half_right_and_half_wrong_and_spread():
+    recall = np.array([1, 1, 1, 0, 0, 1, 1, 0])
+    assert plots.spread_queries(recall, 4).tolist() == [0, 6, 3, 7]
+    assert plots.spread_queries(np.ones(3), 4).tolist() == [0, 2]
+
+
+def test_sample_images_has_a_row_per_class():
+    images, labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])
+    figure = plots.sample_images(images, labels, classes=2, per_class=3)
+    assert len(figure.axes) == 6
+
+
+@pytest.mark.slow
+def test_maps_of_the_same_embedding_are_the_same_picture():
+    embeddings = torch.nn.functional.normalize(
+        torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    figure = plots.embedding_maps(
+        {"one": embeddings, "two": embeddings}, torch.arange(4).repeat_interleave(10)
+    )
+    one, two = (axis.collections[0].get_offsets() for axis in figure.axes)
+    assert np.array_equal(one, two)
+    assert len(one) == 40

@@ -1,0 +1,27 @@
+"""README.md shows the committed results, letter for letter."""
+
+import pytest
+
+from dmlkit import readme
+from dmlkit.paths import PROJECT_ROOT
+
+
+def test_the_readme_equals_what_the_committed_results_give():
+    assert (PROJECT_ROOT / "README.md").read_text() == readme.readme_text()
+
+
+def test_a_block_is_replaced_by_the_file_it_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "PROJECT_ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "main.md").write_text("| new |\n")
+    page = "Before\n<!-- results/main.md -->\n| old |\n<!-- end -->\nAfter\n"
+    (tmp_path / "README.md").write_text(page)
+    readme.update_readme()
+    assert (tmp_path / "README.md").read_text() == page.replace("old", "new")
+
+
+def test_a_missing_results_file_is_an_error_and_not_an_empty_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "PROJECT_ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- results/none.md -->\n<!-- end -->\n")
+    with pytest.raises(FileNotFoundError, match=r"none\.md"):
+        readme.update_readme()

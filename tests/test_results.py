@@ -1,0 +1,170 @@
+"""Rows, per-query results and what makes a run the same run."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dmlkit import results as module
+from dmlkit.chapters import parameter_defaults
+from dmlkit.evaluation import evaluate_embeddings
+from dmlkit.results import ChapterResults, markdown
+from dmlkit.training import Fit
+
+CHAPTER = "02_baseline_losses"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that opens the chapter's results with some parameters changed."""
+
+    def open_results(**changes):
+        namespace = parameter_defaults(CHAPTER) | {"RESULTS_DIR": str(tmp_path)} | changes
+        return ChapterResults(CHAPTER, namespace | {"torch": torch, "NOT_A_PARAMETER": 1})
+
+    return open_results
+
+
+@pytest.fixture
+def evaluation():
+    generator = torch.Generator().manual_seed(0)
+    return evaluate_embeddings(
+        torch.randn(6, 4, generator=generator), torch.tensor([0, 0, 1, 1, 2, 3]), ks=(1, 2)
+    )
+
+
+def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
+    results = make(EMBEDDING_DIM=4)
+    run = results.run("contrastive", 1, "fingerprint")
+    fit = Fit([{"step": 5, "images_seen": 40, "loss": 1.0}], best_step=5, seconds=1.234)
+
+    row = results.save(run, evaluation, fit=fit)
+
+    assert json.loads((results.folder / "runs" / f"{run.run_id}.json").read_text()) == row
+    assert row["metric_map_at_r"] == row["metric_map_at_r_last"]
+    assert (row["steps"], row["images_seen"], row["seconds"]) == (5, 40, 1.23)
+    assert (row["num_queries"], row["num_lone_queries"]) == (4, 2)
+    assert row["params"]["EMBEDDING_DIM"] == 4
+    assert "NOT_A_PARAMETER" not in row["params"] and "RESULTS_DIR" not in row["params"]
+
+
+def test_selected_and_last_results_are_kept_apart(make, evaluation):
+    results = make()
+    other = evaluate_embeddings(torch.eye(6), torch.tensor([0, 0, 1, 1, 2, 3]), ks=(1, 2))
+    row = results.save(results.run("contrastive", 0, "f"), evaluation, last=other)
+    assert row["metric_recall_at_1"] == evaluation.metrics["recall_at_1"]
+    assert row["metric_recall_at_1_last"] == other.metrics["recall_at_1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"LEARNING_RATE": 0.5}, False),
+        ({"NUM_THREADS": 2}, False),
+        ({"SEEDS": [7]}, True),
+        ({"METHODS": ["contrastive"]}, True),
+        ({"DATA_DIR": "/elsewhere"}, True),
+        ({"RESUME": False}, True),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_run_is_the_same_run_if_nothing_that_determines_it_changed(make, change, is_same):
+    runs = [results.run("contrastive", 0, "f").run_id for results in (make(), make(**change))]
+    assert (runs[0] == runs[1]) == is_same
+
+
+def test_other_data_seeds_and_methods_are_other_runs(make):
+    results = make()
+    runs = {
+        results.run(*arguments).run_id
+        for arguments in [("a", 0, "f"), ("a", 0, "g"), ("a", 1, "f"), ("b", 0, "f")]
+    }
+    assert len(runs) == 4
+
+
+def test_a_run_is_finished_once_saved_unless_code_or_resume_changed(make, evaluation, monkeypatch):
+    results = make()
+    run = results.run("contrastive", 0, "f")
+    assert not results.is_finished(run)
+    results.save(run, evaluation)
+    assert results.is_finished(run)
+    assert not make(RESUME=False).is_finished(run)
+    monkeypatch.setattr(module, "code_fingerprint", lambda chapter: "changed")
+    assert not results.is_finished(run)
+
+
+def test_only_the_first_replicate_needs_its_embeddings_to_count_as_finished(make, evaluation):
+    results = make(SEEDS=[0, 1])
+    for seed, is_finished in ((0, False), (1, True)):
+        run = results.run("contrastive", seed, "f")
+        results.save(run, evaluation)
+        for path in (results.folder / "embeddings").iterdir():
+            path.unlink()
+        assert results.is_finished(run) == is_finished
+
+
+def test_the_row_is_written_last(make, evaluation, monkeypatch):
+    results = make()
+    run = results.run("contrastive", 0, "f")
+    monkeypatch.setattr(module.np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        results.save(run, evaluation)
+    assert not list(results.folder.glob("runs/*.json"))
+    assert not results.is_finished(run)
+
+
+def test_loading_gives_the_asked_for_rows_sorted_and_writes_them(make, evaluation):
+    results = make()
+    runs = [results.run(method, seed, "f") for method in ("b", "a") for seed in (1, 0)]
+    for run in [*runs, results.run("not asked for", 0, "f")]:
+        results.save(run, evaluation)
+
+    rows = results.load(runs)
+
+    assert list(zip(rows["method"], rows["seed"], strict=True)) == [
+        ("a", 0), ("a", 1), ("b", 0), ("b", 1)
+    ]  # fmt: skip
+    written = pd.read_csv(results.folder / "runs.csv")
+    assert written["run_id"].tolist() == rows["run_id"].tolist()
+    assert json.loads(written.loc[0, "params"])["STEPS"] == 160
+
+
+def test_per_query_results_and_embeddings_come_back(make, evaluation):
+    results = make()
+    run = results.run("contrastive", 0, "f")
+    results.save(run, evaluation)
+    stored = results.per_query(run.run_id)
+    assert stored["labels"].tolist() == [0, 0, 1, 1]
+    assert np.array_equal(stored["map_at_r"], evaluation.retrieval.per_query["map_at_r"].numpy())
+    assert torch.allclose(results.embeddings(run), evaluation.embeddings, atol=1e-3)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused_at_once(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="cannot write to"):
+        make(RESULTS_DIR=str(tmp_path / "file"))
+
+
+def test_tables_are_written_as_csv_and_as_markdown_with_their_note(make):
+    results = make()
+    table = pd.DataFrame({"MAP@R": ["1.0"]}, index=pd.Index(["x"], name="method"))
+    results.save_table("main", table, note="Quick look.")
+    assert (results.folder / "tables" / "main.md").read_text() == (
+        "| method | MAP@R |\n| --- | --- |\n| x | 1.0 |\n\nQuick look.\n"
+    )
+    assert markdown(table).count("|") == 9
+
+
+def test_photographs_go_where_they_are_not_committed(make):
+    results = make()
+    figure = plt.figure()
+    results.save_figure("plot", figure)
+    results.save_figure("birds", figure, keep_local=True)
+    plt.close(figure)
+    assert (results.folder / "figures" / "plot.png").exists()
+    assert (results.folder / "pictures" / "birds.png").exists()
+    ignored = (module.PROJECT_ROOT / ".gitignore").read_text()
+    assert "/results/**/pictures/" in ignored

@@ -1,0 +1,121 @@
+"""The command, its refusals, and what the runner does when notebooks fail. See also test_book."""
+
+from concurrent.futures import Future
+
+import nbformat
+import pytest
+from nbclient.exceptions import DeadKernelError
+
+from dmlkit import running
+from dmlkit.paths import PROJECT_ROOT
+
+CHAPTER = "02_baseline_losses"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["99_none"], "there is no chapter '99_none'"),
+        (["--profile", "tiny"], "there is no profile 'tiny'"),
+        (["-p", "LERNING_RATE", "0.1"], "there is no parameter LERNING_RATE"),
+        (["-p", "STEPS", "[1"], "while parsing"),
+        (["-p", "STEPS", "few"], "STEPS='few' should be of type int"),
+        (["--results-dir", str(PROJECT_ROOT / "LICENSE")], "cannot write to"),
+    ],
+    ids=["chapter", "profile", "parameter", "yaml", "type", "results folder"],
+)
+def test_wrong_requests_end_in_one_sentence_before_anything_runs(capsys, arguments, sentence):
+    assert running.main(["run", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dmlkit: ") and sentence in said
+
+
+def executed(*outputs, tags=()):
+    cell = nbformat.v4.new_code_cell("1", metadata={"tags": list(tags)}, outputs=list(outputs))
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+@pytest.fixture
+def parameters(tmp_path):
+    return {"RESULTS_DIR": str(tmp_path)}
+
+
+def test_a_kernel_that_dies_is_tried_once_more(monkeypatch, parameters, tmp_path):
+    outcomes = [DeadKernelError("died"), executed()]
+
+    def attempt(notebook, values):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(running, "_papermill", attempt)
+    assert running.execute(CHAPTER, parameters) is None
+    assert (tmp_path / CHAPTER / "chapter.ipynb").exists()
+
+
+def test_a_kernel_that_dies_twice_is_reported_and_leaves_no_notebook(
+    monkeypatch, parameters, tmp_path
+):
+    def attempt(notebook, values):
+        raise DeadKernelError("died")
+
+    monkeypatch.setattr(running, "_papermill", attempt)
+    assert "died twice" in running.execute(CHAPTER, parameters)
+    assert not (tmp_path / CHAPTER / "chapter.ipynb").exists()
+
+
+def test_a_part_of_the_replicates_runs_the_cut_notebook_and_keeps_none(
+    monkeypatch, parameters, tmp_path
+):
+    seen = []
+    monkeypatch.setattr(running, "_papermill", lambda notebook, _: seen.append(notebook))
+    assert running.execute(CHAPTER, parameters, "seed0") is None
+    assert "runs" in seen[0].cells[-1].metadata["tags"]
+    assert not (tmp_path / CHAPTER).exists()
+
+
+def test_an_executed_chapter_is_up_to_date_until_parameters_change(
+    monkeypatch, parameters, tmp_path
+):
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed())
+    assert not running.is_up_to_date(CHAPTER, parameters)
+    running.execute(CHAPTER, parameters)
+    assert running.is_up_to_date(CHAPTER, parameters)
+    assert not running.is_up_to_date(CHAPTER, parameters | {"STEPS": 1})
+    assert not running.is_up_to_date(CHAPTER, parameters | {"RESUME": False})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "is_kept"), [("aviary", True), ("cub200_2010", False)], ids=["drawn", "photographs"]
+)
+def test_photographs_are_stripped_from_notebooks_that_may_be_committed(
+    monkeypatch, parameters, tmp_path, dataset, is_kept
+):
+    picture = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed(picture, tags=["pictures"]))
+    running.execute(CHAPTER, parameters | {"DATASET": dataset})
+    kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
+    assert bool(kept.cells[0].outputs) == is_kept
+
+
+def test_only_the_last_state_of_a_progress_bar_is_kept(monkeypatch, parameters, tmp_path):
+    bar = nbformat.v4.new_output("stream", name="stderr", text="\r 10%\r 50%\r100%\nnext\n")
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed(bar))
+    running.execute(CHAPTER, parameters)
+    kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text == "100%\nnext\n"
+
+
+def test_the_same_failure_of_several_workers_is_said_once(monkeypatch, tmp_path):
+    class Inline:
+        """Runs what is submitted at once."""
+
+        def submit(self, function, *arguments):
+            future = Future()
+            future.set_result(f"{CHAPTER}: no data")
+            return future
+
+    overrides = {"RESULTS_DIR": str(tmp_path), "STEPS": 100}
+    _, failures = running.run_book([CHAPTER], "smoke", overrides, workers=2, executor=Inline())
+    assert failures == [f"{CHAPTER}: no data"]
