@@ -82,10 +82,9 @@ import torch
 from torch.nn.functional import normalize
 from torch.optim import Adam
 
-from dmlkit import references
 from dmlkit.claims import judge, rung_of
 from dmlkit.datasets import PICTURES_MAY_BE_SHOWN, load
-from dmlkit.evaluation import embed, evaluate, evaluate_embeddings
+from dmlkit.evaluation import evaluate, evaluate_embeddings
 from dmlkit.features import cache_views
 from dmlkit.losses import ContrastiveLoss, MultiSimilarityLoss, NormSoftmaxLoss, TripletLoss
 from dmlkit.miners import all_pairs, multi_similarity_miner
@@ -98,10 +97,10 @@ from dmlkit.plots import (
     set_style,
     spread_queries,
 )
-from dmlkit.references import pca, within_class_whitening
+from dmlkit.references import colour_histogram, pca, raw_pixels, within_class_whitening
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
-from dmlkit.seeding import set_seed
+from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.tables import show_claims, summarise
 from dmlkit.training import choose_device, fit, image_batches
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
@@ -124,7 +123,7 @@ load_splits = partial(
     DATA_DIR,
     image_size=CACHE_SIZE,
     protocol=PROTOCOL,
-    validation_fraction=0.2 if SELECTION == "validation" else 0.0,
+    selection=SELECTION,
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
@@ -209,9 +208,7 @@ mined = multi_similarity_miner(toy_embeddings, toy_labels)
 new_trunk = partial(
     make_trunk, TRUNK, weights=WEIGHTS, convention=INPUT_CONVENTION, freeze_batch_norm=FREEZE_BN
 )
-freeze = partial(
-    cache_views, views=CACHED_VIEWS, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device
-)
+freeze = partial(cache_views, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device)
 random_view = (
     RandomView if CACHED_VIEWS else partial(RandomResizedCropFlip, IMAGE_SIZE, scale=CROP_SCALE)
 )
@@ -232,9 +229,13 @@ def train(method, splits, trunk, seed):
         return loss_fn(embeddings, labels, pairs=pairs)
 
     sampler = MPerClassSampler(
-        splits.train.labels, batch_size=BATCH_SIZE, images_per_class=IMAGES_PER_CLASS, seed=seed
+        splits.train.labels,
+        batch_size=BATCH_SIZE,
+        images_per_class=IMAGES_PER_CLASS,
+        seed=derive_seed(seed, "sampler"),
     )
-    batches = image_batches(splits.train, sampler, random_view(seed=seed), device)
+    augment = random_view(seed=derive_seed(seed, "views"))
+    batches = image_batches(splits.train, sampler, augment, device)
     own_rate = {"params": loss_fn.parameters(), "lr": LOSS_LR}
     optimizer = Adam([{"params": model.parameters(), "lr": LEARNING_RATE}, own_rate])
     validate = (lambda: measure(model, splits.validation).metrics) if splits.validation else None
@@ -250,6 +251,8 @@ def train(method, splits, trunk, seed):
         description=f"{method}, seed {seed}",
     )
     last = measure(model, splits.test)
+    if fitted.best_step == STEPS:
+        return last, last, fitted
     model.load_state_dict(fitted.best_states[0])
     return measure(model, splits.test), last, fitted
 
@@ -261,27 +264,28 @@ def train(method, splits, trunk, seed):
 # random weights, where the trunk starts from none), their principal components, and the linear map that
 # makes the training classes round, in closed form. On drawn images also colours and pixels alone.
 
+# %%
+pixel_references = {"colour_histogram": colour_histogram, "raw_pixels": raw_pixels}
+feature_references = {
+    "frozen_trunk": lambda train, labels, test: test,
+    "pca": lambda train, labels, test: pca(train, test, EMBEDDING_DIM),
+    "half_whitened_pca": lambda train, labels, test: pca(train, test, 512, whiten=0.5),
+    "within_class_whitening": within_class_whitening,
+}
+
 
 # %%
 def refer(name, splits, trunk):
     """Return the test results of one reference on one replicate."""
-    labels, test = splits.train.labels, splits.test
-    if name in ("colour_histogram", "raw_pixels"):
-        embeddings = getattr(references, name)(test.all_images())
+    if name in pixel_references:
+        embeddings = pixel_references[name](splits.test.all_images())
     else:
-        train_features, features = (
-            normalize(embed(trunk, part, plain_view, device=device))
-            for part in (splits.train, test)
+        cached, _ = freeze(splits, trunk, views=max(1, CACHED_VIEWS))
+        train, test = (
+            normalize(first_view(part.all_images())) for part in (cached.train, cached.test)
         )
-        embeddings = {
-            "frozen_trunk": lambda: features,
-            "pca": lambda: pca(train_features, features, EMBEDDING_DIM),
-            "half_whitened_pca": lambda: pca(train_features, features, 512, whiten=0.5),
-            "within_class_whitening": lambda: within_class_whitening(
-                train_features, labels, features
-            ),
-        }[name]()
-    return evaluate_embeddings(embeddings, test.labels, ks=tuple(RECALL_AT))
+        embeddings = feature_references[name](train, splits.train.labels, test)
+    return evaluate_embeddings(embeddings, splits.test.labels, ks=tuple(RECALL_AT))
 
 
 # %% [markdown]
@@ -291,6 +295,10 @@ def refer(name, splits, trunk):
 # have finished before is not made again.
 
 # %% tags=["runs"]
+known = {*losses, *pixel_references, *feature_references}
+if unknown := {*METHODS, *REFERENCES} - known:
+    raise ValueError(f"there is no method {unknown}; choose from {sorted(known)}")
+
 runs = {}
 for seed, method in product(SEEDS, REFERENCES + METHODS):
     splits = load_splits(seed=seed)
@@ -298,11 +306,11 @@ for seed, method in product(SEEDS, REFERENCES + METHODS):
     if results.is_finished(run):
         continue
     set_seed(seed, num_threads=NUM_THREADS)
-    splits, trunk = freeze(splits, new_trunk().to(device))
-    if method in REFERENCES:
-        results.save(run, refer(method, splits, trunk))
+    trunk = new_trunk().to(device)
+    if method in losses:
+        results.save(run, *train(method, *freeze(splits, trunk, views=CACHED_VIEWS), seed))
     else:
-        results.save(run, *train(method, splits, trunk, seed))
+        results.save(run, refer(method, splits, trunk))
 
 # %% [markdown]
 # ## Results
@@ -314,7 +322,8 @@ for seed, method in product(SEEDS, REFERENCES + METHODS):
 rows = results.load(list(runs.values()))
 per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
 means = tuple(f"recall_at_{k}" for k in RECALL_AT[1:])
-results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, means=means))
+note = "A subset of the data, for a quick look." if MAX_CLASSES or MAX_IMAGES_PER_CLASS else ""
+results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, means=means), note)
 
 # %% [markdown]
 # Is the step that validation chose better than simply the last one? The same metric, both ways, in percent:

@@ -8,7 +8,6 @@ import ast
 import contextlib
 import hashlib
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,6 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
     return checked
 
 
-@lru_cache(maxsize=16)  # a chapter asks once per run
 def code_fingerprint(chapter: str) -> str:
     """Return a digest of all code that can change the numbers of a chapter's runs.
 

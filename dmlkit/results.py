@@ -63,6 +63,7 @@ class ChapterResults:
         self.chapter = chapter
         self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
+        self.code = code_fingerprint(chapter)  # now, before anyone edits what has been imported
         check_writable(self.folder)
 
     def run(self, method: str, seed: int, data_fingerprint: str) -> Run:
@@ -84,7 +85,7 @@ class ChapterResults:
             return False
         if is_shown and not self._embedding_path(run).exists():
             return False
-        return json.loads(path.read_text())["code"] == code_fingerprint(self.chapter)
+        return json.loads(path.read_text())["code"] == self.code
 
     def save(
         self, run: Run, selected: Evaluation, last: Evaluation | None = None, fit: Fit | None = None
@@ -122,7 +123,7 @@ class ChapterResults:
             "device": torch.cuda.get_device_name() if cuda else "cpu",
             "threads": torch.get_num_threads(),
             "precision": parameters["PRECISION"],
-            "code": code_fingerprint(self.chapter),
+            "code": self.code,
             "commit": commit(),
             "versions": versions(),
             "data_fingerprint": run.data_fingerprint,

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -59,7 +60,7 @@ def run_book(
         profile: name of a file in ``book/profiles``.
         overrides: parameters that replace the profile's.
         results_dir: where the profile's results go, ``results/local/<profile>`` by default.
-        workers: processes at a time; one per NUM_THREADS cores by default.
+        workers: processes at a time; one per NUM_THREADS cores by default, one with a GPU.
         executor: runs the workers instead of local processes, e.g. Dask's.
 
     Returns:
@@ -88,8 +89,7 @@ def _run_plan(
 ) -> list[str]:
     """Fill rows with all workers, then render each chapter, and return failures."""
     every = {c: parameter_defaults(c) | p for c, p in plan.items()}
-    threads = max(p["NUM_THREADS"] for p in every.values())
-    workers = workers or max(1, (os.cpu_count() or 1) // threads)
+    workers = workers or _default_workers(list(every.values()))
     # One worker, or one replicate, gains nothing from filling rows apart from rendering, and a
     # kernel takes ten seconds to start, which a few steps are not worth.
     apart = [
@@ -116,6 +116,14 @@ def _run_plan(
     if executor is None:
         pool.shutdown()
     return list(dict.fromkeys(failures + more))
+
+
+def _default_workers(parameters: list[dict[str, Any]]) -> int:
+    """Return how many processes share this machine well: one per GPU, or one per NUM_THREADS."""
+    # Asking the driver's tool, because importing torch takes longer than all else the runner does.
+    if shutil.which("nvidia-smi") and any(p["DEVICE"] != "cpu" for p in parameters):
+        return 1
+    return max(1, (os.cpu_count() or 1) // max(p["NUM_THREADS"] for p in parameters))
 
 
 def _await(

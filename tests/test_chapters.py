@@ -34,9 +34,7 @@ def copied_book(tmp_path, monkeypatch):
     """Return a copy of the book that a test may edit."""
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns(".*"))
     monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
-    code_fingerprint.cache_clear()
-    yield tmp_path / "book"
-    code_fingerprint.cache_clear()
+    return tmp_path / "book"
 
 
 @pytest.mark.parametrize("chapter", chapter_names())
@@ -146,5 +144,4 @@ def test_only_code_that_can_change_a_run_makes_rows_stale(copied_book, old, new,
     text = source.read_text()
     assert old in text
     source.write_text(text.replace(old, new))
-    code_fingerprint.cache_clear()
     assert (code_fingerprint(CHAPTER) != before) == is_stale

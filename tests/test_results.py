@@ -93,7 +93,7 @@ def test_a_run_is_finished_once_saved_unless_code_or_resume_changed(make, evalua
     assert results.is_finished(run)
     assert not make(RESUME=False).is_finished(run)
     monkeypatch.setattr(module, "code_fingerprint", lambda chapter: "changed")
-    assert not results.is_finished(run)
+    assert not make().is_finished(run)
 
 
 def test_only_the_first_replicate_needs_its_embeddings_to_count_as_finished(make, evaluation):

@@ -26,7 +26,7 @@ def load(
     image_size: int,
     protocol: str = "official",
     seed: int = 0,
-    validation_fraction: float = 0.0,
+    selection: str = "last",
     max_classes: int = 0,
     max_images_per_class: int = 0,
 ) -> Splits:
@@ -40,14 +40,17 @@ def load(
         protocol: ``official`` classes, or ``random`` ones redrawn with ``seed``. The aviary has
             no official classes: there it means the species of seed 0.
         seed: the replicate.
-        validation_fraction: share of the training classes held out for selection.
+        selection: ``validation`` holds out the last 20 % of the training classes for choosing steps
+            and settings; ``last`` trains on all of them.
         max_classes: use only the first classes, for a quick look; 0 uses all.
         max_images_per_class: use only the first images of each class; 0 uses all.
 
     Raises:
-        ValueError: unknown name, or data that do not follow the published protocol.
+        ValueError: an unknown choice, or data that do not follow the published protocol.
         FileNotFoundError: missing data, with the place where they were expected.
     """
+    if selection not in ("validation", "last"):
+        raise ValueError(f"SELECTION={selection!r} is unknown; choose validation or last")
     if name == "aviary":
         drawn_seed = seed if protocol == "random" else 0
         everything = _aviary(max_classes or 100, max_images_per_class or 24, drawn_seed, image_size)
@@ -73,7 +76,7 @@ def load(
         num_train,
         protocol=protocol,
         seed=seed,
-        validation_fraction=validation_fraction,
+        validation_fraction=0.2 if selection == "validation" else 0.0,
     )
 
 

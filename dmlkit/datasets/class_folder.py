@@ -97,7 +97,9 @@ def decode(path: Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             size = (image_size, image_size)
+            if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey instead of scaling
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be decoded ({error}); replace or remove it") from error
     return np.asarray(image).transpose(2, 0, 1)
