@@ -108,13 +108,14 @@ def code_fingerprint(chapter: str) -> str:
 
     That is dmlkit without the modules that only read rows, and the chapter's code cells up to the
     one tagged ``runs``, the parameters aside, whose values stand in the row. So a new figure or
-    a corrected sentence makes no result stale.
+    a corrected sentence makes no result stale; nor does the drawing of the aviary, whose images
+    are in the row's data fingerprint.
     """
     digest = hashlib.sha256()
     package = PROJECT_ROOT / "dmlkit"
     readers = {"chapters", "results", "tables", "claims", "plots", "running", "index", "readme"}
     for path in sorted(package.rglob("*.py")):
-        if path.stem not in readers:
+        if path.stem not in readers and not path.stem.startswith("aviary"):
             digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     for cell in up_to_runs(read_notebook(chapter_source(chapter))).cells:
         if cell.cell_type == "code" and "parameters" not in _tags(cell):

@@ -38,5 +38,6 @@ def euclidean_distance(embeddings: Tensor, others: Tensor | None = None) -> Tens
     # The square root has slope infinity at 0, and inf * 0 would make the gradient NaN. Below
     # this bound 2 - 2 s is rounding noise, so the rows count as equal; 0 is a subgradient there.
     # The inner `where` keeps the infinite slope out of the backward pass.
-    is_apart = squared > 16 * torch.finfo(squared.dtype).eps
-    return torch.where(is_apart, torch.where(is_apart, squared, 1.0).sqrt(), 0.0)
+    # Asked this way round, NaN is not taken for equal and stays NaN.
+    is_equal = squared <= 16 * torch.finfo(squared.dtype).eps
+    return torch.where(is_equal, 0.0, torch.where(is_equal, 1.0, squared).sqrt())

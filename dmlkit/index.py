@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dmlkit.paths import write_atomically
+from dmlkit.tables import show_claims
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -65,6 +66,10 @@ def _section(chapter: Path) -> str:
     for table in sorted((chapter / "tables").glob("*.csv")):
         frame = pd.read_csv(table, dtype=str, keep_default_na=False)
         parts += [f"<h3>{table.stem.replace('_', ' ')}</h3>", frame.to_html(index=False, border=0)]
+    claims = chapter / "claims.csv"
+    if claims.exists():
+        judged = show_claims(pd.read_csv(claims, keep_default_na=False)).reset_index()
+        parts += ["<h3>claims</h3>", judged.to_html(index=False, border=0)]
     for figure in sorted([*(chapter / "figures").glob("*.png"), *chapter.glob("pictures/*.png")]):
         name = figure.stem.replace("_", " ")
         source = figure.relative_to(chapter.parent).as_posix()

@@ -30,7 +30,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(
             prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
         )
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:  # no permission, a file in the way, a read-only or full disk
         raise PermissionError(
             f"cannot write to {path.parent} ({error.strerror}); choose another folder "
             "or change its permissions"

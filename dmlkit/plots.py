@@ -1,5 +1,7 @@
 """The figures of the book, in one style. Each function returns the figure it drew."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -70,7 +72,9 @@ def embedding_maps(
         num_classes: how many classes are shown, the first ones: more colours cannot be told apart.
         seed: UMAP's seed. A fixed seed makes it single-threaded and repeatable.
     """
-    import umap  # takes seconds to import, and only this figure needs it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its progress bars ask for widgets that nobody needs here
+        import umap  # only this figure needs it, and it takes seconds
 
     shown = labels < num_classes
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), squeeze=False)

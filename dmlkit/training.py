@@ -71,21 +71,24 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is NaN or infinite, with the step where it became so.
-        ValueError: unknown precision.
+        ValueError: unknown precision, no steps, or batches that end.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"PRECISION={precision!r} is unknown; choose float32 or bfloat16")
+    if steps < 1:
+        raise ValueError(f"STEPS={steps} trains nothing; use at least 1")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     device = next(modules[0].parameters()).device
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
     result, losses, best_score, images_seen = Fit(), [], float("-inf"), 0
     start = time.perf_counter()
-    _set_training(modules, still_modules if still_steps else ())
+    still = [p for module in still_modules for p in module.parameters() if p.requires_grad]
+    _train_mode(modules)
 
     progress = tqdm(range(1, steps + 1), description, ascii=True, mininterval=1, leave=False)
-    for step, batch in zip(progress, batches, strict=False):  # the batches never end
-        if step == still_steps + 1:
-            _set_training(modules)
+    for step, batch in zip(progress, batches, strict=False):
+        for parameter in still if step in (1, still_steps + 1) else ():
+            parameter.requires_grad_(step > still_steps)
         with autocast:
             loss = compute_loss(batch)
         optimizer.zero_grad(set_to_none=True)
@@ -101,13 +104,15 @@ def fit(
             score = step  # without validation the last step is the best
             if validate is not None:
                 metrics = validate()
-                _set_training(modules, still_modules if step <= still_steps else ())
+                _train_mode(modules)
                 entry |= {f"validation_{name}": value for name, value in metrics.items()}
                 score = metrics[select_by]
             result.history.append(entry)
             if score > best_score:
                 best_score, result.best_step = score, step
                 result.best_states = [deepcopy(m.state_dict()) for m in modules]
+    if not result.history or result.history[-1]["step"] < steps:
+        raise ValueError(f"the batches ended before step {steps}; give endless ones")
     result.seconds = time.perf_counter() - start
     return result
 
@@ -140,13 +145,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _set_training(modules: Sequence[nn.Module], still_modules: Sequence[nn.Module] = ()) -> None:
-    """Put the modules in training mode, and let only those learn that are not to stay still."""
+def _train_mode(modules: Sequence[nn.Module]) -> None:
     for module in modules:
         module.train()
-        module.requires_grad_(True)
-    for module in still_modules:
-        module.requires_grad_(False)
 
 
 def _mean(losses: list[Tensor], step: int) -> float:

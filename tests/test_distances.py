@@ -82,3 +82,8 @@ def test_autocast_does_not_coarsen_the_result(function):
 
 def test_half_precision_rows_are_compared_in_single_precision():
     assert cosine_similarity(unit_rows(3, 4).bfloat16()).dtype == torch.float32
+
+
+def test_nan_stays_nan_and_is_not_taken_for_equal_rows():
+    rows = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]])
+    assert euclidean_distance(rows).isnan().tolist() == [[False, True], [True, True]]

@@ -277,6 +277,25 @@ def test_the_factor_applies_to_every_group_at_its_own_rate():
     assert [m.weight.item() for m in modules] == pytest.approx([-1.5, -15.0])
 
 
+def test_what_the_caller_froze_stays_frozen():
+    model, loss_fn = networks()
+    model[1].requires_grad_(False)
+    before = copy_of(model[1])
+    train(model, loss_fn, 5, still_modules=[model], still_steps=2)
+    assert_equal(copy_of(model[1]), before)
+    assert model[0][0].weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("steps", "batches", "message"),
+    [(0, None, "STEPS=0"), (3, [next(blobs())] * 2, "ended before step 3")],
+    ids=["no steps", "too few batches"],
+)
+def test_a_training_that_cannot_be_whole_is_refused(steps, batches, message):
+    with pytest.raises(ValueError, match=message):
+        train(*networks(), steps, batches=batches)
+
+
 def test_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="PRECISION='float8' is unknown; choose float32 or bfloat"):
         count_down(1, precision="float8")

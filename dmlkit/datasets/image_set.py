@@ -14,7 +14,7 @@ class ImageSet:
 
     Args:
         images: the store, usually memory-mapped and shared between the sets cut from it:
-            (M, 3, S, S) uint8 RGB, or (M, V, F) float32 features of V augmented views.
+            (M, 3, S, S) uint8 RGB, or (M, V, F) float16 features of V augmented views.
         labels: (N,) int64, contiguous from 0.
         class_names: name of each label.
         fingerprint: hex digest of the content of the data set the images come from.
@@ -113,6 +113,8 @@ def split_classes(
         generator = torch.Generator().manual_seed(derive_seed(seed, "class split"))
         order = torch.randperm(everything.num_classes, generator=generator)
     num_validation = round(num_train * validation_fraction)
+    if num_train < 2:
+        raise ValueError(f"{num_train} training class(es) hold no negative pair; use more classes")
     if validation_fraction and num_validation < 2 or num_train - num_validation < 2:
         raise ValueError(
             f"{num_train} training classes are too few to hold out {validation_fraction:.0%} of "
