@@ -8,6 +8,7 @@ import ast
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     values: dict[str, Any] = {}
     for path in profile_files(profile, chapter):
         values |= _checked(yaml.safe_load(path.read_text()) or {}, defaults, path.name)
-    return values | _checked(overrides, defaults, chapter)
+    values |= _checked(overrides, defaults, chapter)
+    every = defaults | values
+    if "PICTURED_SEED" in every and every["PICTURED_SEED"] not in every["SEEDS"]:
+        values["PICTURED_SEED"] = every["SEEDS"][0]
+    return values
 
 
 def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
@@ -89,7 +94,8 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
             raise ValueError(
                 f"{where}: there is no parameter {name}; choose from {', '.join(defaults)}"
             )
-        kind = type(defaults[name])
+        default = defaults[name]
+        kind = type(default)
         # YAML 1.1 reads 1e-3 as text and 1 as an integer where a fraction is meant.
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             with contextlib.suppress(ValueError):
@@ -97,30 +103,79 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
         if type(value) is not kind:
             raise ValueError(
                 f"{where}: {name}={value!r} should be of type {kind.__name__}, "
-                f"like its default {defaults[name]!r}"
+                f"like its default {default!r}"
             )
+        if kind in (int, float) and (value < 0 or (value == 0 and default > 0)):
+            raise ValueError(f"{where}: {name}={value!r} should be positive, as its default is")
+        if kind is list and (not value or {type(v) for v in value} - {type(v) for v in default}):
+            raise ValueError(f"{where}: {name}={value!r} should be a list like {default!r}")
         checked[name] = value
     return checked
 
 
-def code_fingerprint(chapter: str) -> str:
+def _package_digest() -> str:
+    """Return a digest of the modules that can change the numbers of a run."""
+    package = PROJECT_ROOT / "dmlkit"
+    readers = {"chapters", "results", "tables", "claims", "plots", "running", "index", "readme"}
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        # What the aviary's drawing gives stands in the data fingerprint of a row.
+        if path.stem not in readers and not path.stem.startswith("aviary"):
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# Taken when dmlkit is imported: a module edited later is not the one that runs.
+PACKAGE_DIGEST = _package_digest()
+
+
+def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str:
     """Return a digest of all code that can change the numbers of a chapter's runs.
 
     That is dmlkit without the modules that only read rows, and the chapter's code cells up to the
     one tagged ``runs``, the parameters aside, whose values stand in the row. So a new figure or
-    a corrected sentence makes no result stale; nor does the drawing of the aviary, whose images
-    are in the row's data fingerprint.
+    a corrected sentence makes no result stale.
+
+    Args:
+        chapter: name of the chapter.
+        executed: what the kernel has executed so far, where there is one. If that is not the
+            chapter as it stands on disk, the fingerprint begins with ``edited`` and matches none
+            made before.
     """
-    digest = hashlib.sha256()
-    package = PROJECT_ROOT / "dmlkit"
-    readers = {"chapters", "results", "tables", "claims", "plots", "running", "index", "readme"}
-    for path in sorted(package.rglob("*.py")):
-        if path.stem not in readers and not path.stem.startswith("aviary"):
-            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    for cell in up_to_runs(read_notebook(chapter_source(chapter))).cells:
-        if cell.cell_type == "code" and "parameters" not in _tags(cell):
-            digest.update(cell.source.encode())
-    return digest.hexdigest()[:12]
+    notebook = read_notebook(chapter_source(chapter))
+    wanted = _code(up_to_runs(notebook))
+    if executed is not None:
+        cells = [cell.strip() for cell in executed if cell.strip()]
+        cells = [cell for cell in cells if not _assigns_parameters(cell)]
+        if not set(wanted) <= set(cells) <= set(_code(notebook)):
+            digest = hashlib.sha256((PACKAGE_DIGEST + "\n".join(cells)).encode())
+            return f"edited-{digest.hexdigest()[:12]}"
+    return hashlib.sha256((PACKAGE_DIGEST + "\n".join(wanted)).encode()).hexdigest()[:12]
+
+
+def _code(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the sources of the code cells, the parameters aside."""
+    return [
+        cell.source.strip()
+        for cell in notebook.cells
+        if cell.cell_type == "code" and not _assigns_parameters(cell.source)
+    ]
+
+
+def _assigns_parameters(source: str) -> bool:
+    """Whether a cell only assigns UPPER_CASE names, as the parameters and injected cells do."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic, or a cell that failed
+        return False
+    names = [
+        getattr(target, "id", "")
+        for statement in statements
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)])
+    ]
+    return all(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements) and all(
+        name.isupper() for name in names
+    )
 
 
 def read_notebook(source: Path) -> nbformat.NotebookNode:
@@ -132,6 +187,11 @@ def read_notebook(source: Path) -> nbformat.NotebookNode:
         seen[digest] = seen.get(digest, 0) + 1
         cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
     return notebook
+
+
+def has_runs(chapter: str) -> bool:
+    """Whether a chapter trains: it has a cell tagged ``runs``."""
+    return any("runs" in _tags(cell) for cell in read_notebook(chapter_source(chapter)).cells)
 
 
 def up_to_runs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -147,6 +207,9 @@ def sync_notebooks(*, check: bool = False) -> list[Path]:
 
     Args:
         check: only look, write nothing.
+
+    Raises:
+        ValueError: a notebook was edited without its source, and the edit would be lost.
     """
     changed = []
     for name in chapter_names():
@@ -156,10 +219,23 @@ def sync_notebooks(*, check: bool = False) -> list[Path]:
         if not paired.exists() or paired.read_text() != text:
             changed.append(paired)
             if not check:
+                _refuse_to_lose_edits(source, paired)
                 paired.write_text(text)
                 # JupyterLab takes a notebook that is newer than its source for an edited one.
                 os.utime(paired, (source.stat().st_atime, source.stat().st_mtime))
     return changed
+
+
+def _refuse_to_lose_edits(source: Path, paired: Path) -> None:
+    """Raise if ``paired`` is newer than ``source`` and holds other text."""
+    if not paired.exists() or paired.stat().st_mtime <= source.stat().st_mtime + 1:
+        return
+    edited, built = nbformat.read(paired, as_version=4), read_notebook(source)
+    if [cell.source for cell in edited.cells] != [cell.source for cell in built.cells]:
+        raise ValueError(
+            f"{paired.name} was edited after {source.name}; open and save it in JupyterLab to keep "
+            f"the edit, or `touch {source.name}` to give it up"
+        )
 
 
 def _tags(cell: nbformat.NotebookNode) -> list[str]:

@@ -1,6 +1,7 @@
 """Features of a frozen trunk, computed once: training a head on them takes seconds, not hours."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def cached_features(
     augment = RandomResizedCropFlip(image_size, scale=scale, seed=seed)
 
     def fill(store: np.ndarray) -> None:
-        progress = tqdm(total=views * len(images), desc="features", unit=" images", ascii=True)
+        progress = tqdm(
+            total=views * len(images), desc="features", unit=" images", file=sys.stdout, ascii=True
+        )
         for rows in torch.arange(len(images)).split(batch_size):
             stored = images[rows].to(device)
             for view in range(views):

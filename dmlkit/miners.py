@@ -76,7 +76,8 @@ def multi_similarity_miner(embeddings: Tensor, labels: Tensor, *, epsilon: float
     farthest_positive = similarity.masked_fill(~positives, torch.inf).amin(
         1, keepdim=True
     )  # (B, 1)
+    # Asked this way round, NaN keeps its pairs, and the loss shows it.
     return (
-        positives & (similarity - epsilon < nearest_negative),
-        negatives & (similarity + epsilon > farthest_positive),
+        positives & ~(similarity - epsilon >= nearest_negative),
+        negatives & ~(similarity + epsilon <= farthest_positive),
     )

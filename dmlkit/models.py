@@ -96,12 +96,15 @@ class EmbeddingHead(nn.Module):
         embedding_dim: size of the embedding, D.
         layer_norm: normalise the features first, without learned scale or shift (Zhai and Wu,
             2019, for NormSoftmax).
+        bias: add a learned bias; Zhai and Wu have none.
     """
 
-    def __init__(self, in_features: int, embedding_dim: int, *, layer_norm: bool = False) -> None:
+    def __init__(
+        self, in_features: int, embedding_dim: int, *, layer_norm: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(in_features, elementwise_affine=False) if layer_norm else None
-        self.linear = nn.Linear(in_features, embedding_dim, bias=not layer_norm)
+        self.linear = nn.Linear(in_features, embedding_dim, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return unit-length embeddings (B, D) of ``features`` (B, F)."""

@@ -32,7 +32,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         )
     except OSError as error:  # no permission, a file in the way, a read-only or full disk
         raise PermissionError(
-            f"cannot write to {path.parent} ({error.strerror}); choose another folder "
+            f"cannot write to {path.parent} ({error.strerror}); choose another folder, make room "
             "or change its permissions"
         ) from error
     os.close(handle)

@@ -14,7 +14,8 @@ RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind
 
 
 def set_style() -> None:
-    """Apply the book's style: white, colour-blind-safe, readable in print."""
+    """Apply the book's style: white, colour-blind-safe, readable in print; tables uncut."""
+    pd.set_option("display.max_colwidth", None)
     sns.set_theme("notebook", style="whitegrid", palette="colorblind")
     plt.rcParams["figure.constrained_layout.use"] = True
 

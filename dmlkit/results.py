@@ -10,6 +10,7 @@ import json
 import platform
 import resource
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,10 @@ from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
 from dmlkit.training import Fit
 
 # Parameters that say which runs to make or where to put them, not what a run does.
-NOT_IN_RUN = {"SEEDS", "METHODS", "REFERENCES", "RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"}
+NOT_IN_RUN = {"SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES", "RESUME", "RESULTS_DIR"} | {
+    "DATA_DIR",
+    "DEVICE",
+}
 STORED_PER_QUERY = ("recall_at_1", "r_precision", "map_at_r")
 
 
@@ -36,16 +40,20 @@ class Run:
     """One training run: a method on one replicate.
 
     Args:
+        run_id: file name of the row, unique for all that determines the run.
         method: name of the method, as in ``dmlkit.losses`` and the tables.
         seed: the replicate.
+        fold: the part of a cross-validation, 0 without one.
+        settings: what the run adds to the chapter's parameters, e.g. the loss's own.
         data_fingerprint: digest of the data set's content.
-        run_id: file name of the row, unique for all that determines the run.
     """
 
+    run_id: str
     method: str
     seed: int
+    fold: int
+    settings: dict[str, Any]
     data_fingerprint: str
-    run_id: str
 
 
 class ChapterResults:
@@ -63,37 +71,57 @@ class ChapterResults:
         self.chapter = chapter
         self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
-        self.code = code_fingerprint(chapter)  # now, before anyone edits what has been imported
+        self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
+        weights = resolve(self.parameters["WEIGHTS"])
+        is_file = weights.is_file()
+        self.weights = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if is_file else ""
         check_writable(self.folder)
 
-    def run(self, method: str, seed: int, data_fingerprint: str) -> Run:
-        """Return the run of ``method`` on replicate ``seed`` under the chapter's parameters."""
-        settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
-        identity = json.dumps([method, seed, data_fingerprint, settings], sort_keys=True)
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-        return Run(method, seed, data_fingerprint, f"{method}-seed{seed}-{digest}")
+    def run(
+        self, method: str, seed: int, data_fingerprint: str, *, fold: int = 0, **settings: Any
+    ) -> Run:
+        """Return the run of ``method`` on replicate ``seed`` under the chapter's parameters.
+
+        Args:
+            method: name of the method.
+            seed: the replicate.
+            data_fingerprint: digest of the data set's content.
+            fold: the part of a cross-validation.
+            settings: whatever else determines the run and is not a parameter of the chapter.
+        """
+        parameters = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
+        identity = [method, seed, fold, settings, data_fingerprint, self.weights, parameters]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        run_id = f"{method}-seed{seed}-{digest}"
+        return Run(run_id, method, seed, fold, settings, data_fingerprint)
 
     def is_finished(self, run: Run) -> bool:
-        """Whether RESUME is on and ``run`` was made by the code as it is now, embeddings included.
+        """Whether RESUME is on and ``run`` was made by the code as it is now.
 
-        Embeddings are not committed, so those of the first replicate, which the figures show,
-        may be missing where rows are present.
+        Embeddings are not committed, so those of the replicate that the figures show may be missing
+        where its row is present; then it is not finished.
         """
-        path = self._row_path(run)
-        is_shown = run.seed == self.parameters["SEEDS"][0]
-        if not self.parameters["RESUME"] or not path.exists():
+        if not self.parameters["RESUME"] or not self._row_path(run).exists():
             return False
-        if is_shown and not self._embedding_path(run).exists():
+        is_pictured = run.seed == self.parameters["PICTURED_SEED"]
+        if is_pictured and not self._embedding_path(run).exists():
             return False
-        return json.loads(path.read_text())["code"] == self.code
+        made_by = json.loads(self._row_path(run).read_text())["code"]
+        return made_by == code_fingerprint(self.chapter, self.executed)
 
     def save(
-        self, run: Run, selected: Evaluation, last: Evaluation | None = None, fit: Fit | None = None
+        self,
+        run: Run,
+        class_names: Sequence[str],
+        selected: Evaluation,
+        last: Evaluation | None = None,
+        fit: Fit | None = None,
     ) -> dict[str, Any]:
         """Write the row, per-query results and embeddings of a finished run, and return the row.
 
         Args:
             run: which run.
+            class_names: names of the test classes, by label, the same in every replicate.
             selected: test results at the selected step.
             last: test results at the last step; ``selected`` where nothing was selected.
             fit: what training returned; None for references that are not trained.
@@ -108,9 +136,9 @@ class ChapterResults:
             "method": run.method,
             "dataset": parameters["DATASET"],
             "protocol": parameters["PROTOCOL"],
-            "fold": 0,
+            "fold": run.fold,
             "seed": run.seed,
-            "params": {k: v for k, v in parameters.items() if k not in NOT_IN_RUN},
+            "params": {k: v for k, v in parameters.items() if k not in NOT_IN_RUN} | run.settings,
             **{f"metric_{name}": value for name, value in selected.metrics.items()},
             **{f"metric_{name}_last": value for name, value in last.metrics.items()},
             "selected_step": fit.best_step,
@@ -123,7 +151,7 @@ class ChapterResults:
             "device": torch.cuda.get_device_name() if cuda else "cpu",
             "threads": torch.get_num_threads(),
             "precision": parameters["PRECISION"],
-            "code": self.code,
+            "code": code_fingerprint(self.chapter, self.executed),
             "commit": commit(),
             "versions": versions(),
             "data_fingerprint": run.data_fingerprint,
@@ -134,9 +162,11 @@ class ChapterResults:
             write_atomically(self._row_path(run).with_suffix(".npz")) as path,
             path.open("wb") as f,
         ):
-            np.savez_compressed(f, labels=selected.retrieval.labels.numpy(), **per_query)
-        with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
-            np.save(f, selected.embeddings.numpy().astype(np.float16))
+            labels = selected.retrieval.labels.numpy()
+            np.savez_compressed(f, labels=labels, classes=np.array(class_names), **per_query)
+        if run.seed == parameters["PICTURED_SEED"]:
+            with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
+                np.save(f, selected.embeddings.numpy().astype(np.float16))
         # The row comes last: where it is, everything else of the run is whole.
         with write_atomically(self._row_path(run)) as path:
             path.write_text(json.dumps(row, indent=1))
@@ -154,12 +184,12 @@ class ChapterResults:
         return rows
 
     def per_query(self, run_id: str) -> dict[str, np.ndarray]:
-        """Return ``labels`` (Q,) and each stored metric (Q,) of one run."""
+        """Return ``labels`` (Q,), names of ``classes`` (C,) and metrics (Q,) of a run."""
         with np.load(self.folder / "runs" / f"{run_id}.npz") as stored:
             return dict(stored)
 
     def embeddings(self, run: Run) -> torch.Tensor:
-        """Return the (N, D) float32 test embeddings of a finished run, stored as float16."""
+        """Return the (N, D) test embeddings of a finished run of PICTURED_SEED, kept as float16."""
         return torch.from_numpy(np.load(self._embedding_path(run))).float()
 
     def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
@@ -205,7 +235,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def peak_mib(cuda: bool) -> int:
-    """Return the most memory this process has held so far: of the GPU with ``cuda``, else RAM."""
+    """Return the most memory held: of the GPU by this run, or of RAM by this process so far."""
     if cuda:
         return torch.cuda.max_memory_allocated() // 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10  # KiB on Linux

@@ -32,6 +32,7 @@ from dmlkit.chapters import (
     chapter_names,
     chapter_parameters,
     chapter_source,
+    has_runs,
     parameter_defaults,
     read_notebook,
     sync_notebooks,
@@ -94,9 +95,10 @@ def _run_plan(
     # kernel takes ten seconds to start, which a few steps are not worth.
     apart = [
         (chapter, plan[chapter] | {"SEEDS": [seed]}, f"seed{seed}")
-        for chapter in plan
-        for seed in every[chapter]["SEEDS"]
-        if workers > 1 and len(every[chapter]["SEEDS"]) > 1 and every[chapter]["STEPS"] >= 100
+        for chapter, parameters in every.items()
+        for seed in parameters.get("SEEDS", [])
+        if workers > 1 and len(parameters["SEEDS"]) > 1
+        if has_runs(chapter) and parameters["STEPS"] >= 100
     ]
     # Spawned, because a forked copy of threads and locks may hang.
     context = multiprocessing.get_context("spawn")
@@ -106,7 +108,13 @@ def _run_plan(
     try:
         rows = {pool.submit(execute, c, p, label): c for c, p, label in apart}
         failures, failed = _await(rows, progress, folder, started)
-        whole = {pool.submit(execute, c, p): c for c, p in plan.items() if c not in failed}
+        # Their rows are there now, so rendering resumes even where RESUME is off.
+        filled = {chapter: {"RESUME": True} for chapter, _, _ in apart}
+        whole = {
+            pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
+            for chapter, parameters in plan.items()
+            if chapter not in failed
+        }
         more, _ = _await(whole, progress, folder, started)
     except KeyboardInterrupt:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -121,9 +129,9 @@ def _run_plan(
 def _default_workers(parameters: list[dict[str, Any]]) -> int:
     """Return how many processes share this machine well: one per GPU, or one per NUM_THREADS."""
     # Asking the driver's tool, because importing torch takes longer than all else the runner does.
-    if shutil.which("nvidia-smi") and any(p["DEVICE"] != "cpu" for p in parameters):
+    if shutil.which("nvidia-smi") and any(p.get("DEVICE") != "cpu" for p in parameters):
         return 1
-    return max(1, (os.cpu_count() or 1) // max(p["NUM_THREADS"] for p in parameters))
+    return max(1, (os.cpu_count() or 1) // max(p.get("NUM_THREADS", 1) for p in parameters))
 
 
 def _await(
@@ -205,7 +213,7 @@ def _keep(
     """Write the executed notebook without what must not, or need not, be kept."""
     from dmlkit.datasets import PICTURES_MAY_BE_SHOWN  # imports torch, which the runner can spare
 
-    dataset = (parameter_defaults(chapter) | parameters)["DATASET"]
+    dataset = (parameter_defaults(chapter) | parameters).get("DATASET", "aviary")
     may_show = dataset in PICTURES_MAY_BE_SHOWN or folder.is_relative_to(LOCAL_RESULTS)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -214,10 +222,7 @@ def _keep(
         cell.metadata.pop("execution", None)
         if "pictures" in cell.metadata.get("tags", []) and not may_show:
             cell.outputs = []
-        for output in cell.outputs:
-            if output.output_type == "stream":  # only the last state of each progress bar
-                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
-        cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+        cell.outputs = _joined(cell.outputs)
     notebook.metadata.pop("papermill", None)  # holds absolute paths
     notebook.metadata["dmlkit"] = {
         "inputs": _inputs(chapter, parameters),
@@ -227,22 +232,48 @@ def _keep(
         nbformat.write(notebook, path)
 
 
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return outputs with neighbouring text joined and each progress bar in its last state."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        previous = joined[-1] if joined else None
+        if output.output_type == "stream" and previous and previous.get("name") == output.name:
+            previous.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+    return [o for o in joined if o.output_type != "stream" or o.text.strip()]
+
+
 def is_up_to_date(chapter: str, parameters: dict[str, Any]) -> bool:
     """Whether the executed chapter was made by the present code with these parameters."""
     every = parameter_defaults(chapter) | parameters
-    executed = resolve(every["RESULTS_DIR"]) / chapter / "chapter.ipynb"
-    if not every["RESUME"] or not executed.exists():
+    folder = resolve(every["RESULTS_DIR"]) / chapter
+    executed = folder / "chapter.ipynb"
+    is_whole = executed.exists() and (folder / "runs.csv").exists() == has_runs(chapter)
+    if not every.get("RESUME", True) or not is_whole:
         return False
     kept = json.loads(executed.read_text())["metadata"].get("dmlkit", {})
     return kept.get("inputs") == _inputs(chapter, parameters)
 
 
 def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
-    """Return a digest of all that an executed chapter depends on, the data's content aside."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    """Return a digest of all that an executed chapter depends on.
+
+    Of data and weights it takes names, sizes and times, which is quick; the rows know the content.
+    """
+    every = parameter_defaults(chapter) | parameters
+    digest = hashlib.sha256(json.dumps(every | {"RESUME": True}, sort_keys=True).encode())
     sources = sorted((PROJECT_ROOT / "dmlkit").rglob("*.py"))
     for path in [*sources, chapter_source(chapter), BOOK / "claims.csv"]:
         digest.update(path.read_bytes())
+    outside = [resolve(every.get("WEIGHTS", "none"))]
+    if every.get("DATASET", "aviary") != "aviary":
+        outside += sorted(resolve(every["DATA_DIR"]).rglob("*"))
+    for path in filter(Path.is_file, outside):
+        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 

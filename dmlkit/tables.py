@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from dmlkit.claims import hierarchical_bootstrap
+from dmlkit.claims import PerQuery, bootstrap_means
 
 METRIC_TITLES = {"recall_at_1": "R@1", "r_precision": "RP", "map_at_r": "MAP@R"}
 
 
 def summarise(
     rows: pd.DataFrame,
-    per_query: dict[str, dict[str, np.ndarray]],
+    per_query: dict[str, PerQuery],
     methods: list[str],
     *,
     intervals: tuple[str, ...] = ("recall_at_1", "r_precision", "map_at_r"),
@@ -31,8 +31,8 @@ def summarise(
         of_method = rows[rows["method"] == method]
         line: dict[str, object] = {"method": method}
         for metric in intervals:
-            sets = [(per_query[i]["labels"], per_query[i][metric]) for i in of_method["run_id"]]
-            low, high = 100 * np.quantile(hierarchical_bootstrap(sets), [0.025, 0.975])
+            draws = bootstrap_means([per_query[i] for i in of_method["run_id"]], metric)
+            low, high = 100 * np.quantile(draws, [0.025, 0.975])
             mean = 100 * of_method[f"metric_{metric}"].mean()
             line[METRIC_TITLES[metric]] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
@@ -45,27 +45,39 @@ def summarise(
     return pd.DataFrame(table).set_index("method")
 
 
+def circumstances(rows: pd.DataFrame) -> str:
+    """Return one sentence on how ``rows`` were made, and so whether they are of a kind."""
+    said = {
+        name: ", ".join(sorted(map(str, rows[name].unique())))
+        for name in ("device", "threads", "precision", "versions", "code", "commit")
+    }
+    return (
+        f"Made on {said['device']} with {said['threads']} thread(s) in {said['precision']}; "
+        f"{said['versions']}; code {said['code']}, commit {said['commit']}."
+    )
+
+
 def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return judged claims for reading: differences in points, one line each."""
     if claims.empty:
-        return claims
+        return pd.DataFrame({"claims": ["none is tested by these data and replicates"]})
     points = 100 * claims[["difference", "low", "high", "t_low", "t_high", "detectable"]]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "claim": claims["claim"],
             "statement": claims["statement"],
+            "metric": [METRIC_TITLES[metric] for metric in claims["metric"]],
             "published": claims["published"],
-            "ours, points [bootstrap]": [
-                f"{d:+.1f} [{low:+.1f}, {high:+.1f}]"
-                for d, low, high in points[["difference", "low", "high"]].to_numpy()
+            "points": [f"{d:+.1f}" for d in points["difference"]],
+            "bootstrap": [f"{a:+.1f} to {b:+.1f}" for a, b in points[["low", "high"]].to_numpy()],
+            "t interval": [
+                f"{a:+.1f} to {b:+.1f}" for a, b in points[["t_low", "t_high"]].to_numpy()
             ],
-            "[t interval]": [
-                f"[{low:+.1f}, {high:+.1f}]" for low, high in points[["t_low", "t_high"]].to_numpy()
-            ],
-            "p": [f"{p:.3f}" for p in claims["p"]],
-            "p, Holm": [f"{p:.3f}" for p in claims["p_holm"]],
-            "detectable": [f"{d:.1f}" for d in points["detectable"]],
+            "p (Holm)": [f"{p:.3f} ({holm:.3f})" for p, holm in claims[["p", "p_holm"]].to_numpy()],
+            # Without variation between replicates nothing can be said about what is detectable.
+            "detectable": [f"{d:.1f}" if d else "–" for d in points["detectable"]],
             "n": claims["n"],
             "verdict": claims["verdict"],
         }
     ).set_index("claim")
+    return table.drop(columns="published") if (claims["published"] == "").all() else table

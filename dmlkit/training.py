@@ -1,5 +1,6 @@
 """The one training loop of the book. A chapter supplies the loss of a batch; all else is here."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -84,8 +85,12 @@ def fit(
     start = time.perf_counter()
     still = [p for module in still_modules for p in module.parameters() if p.requires_grad]
     _train_mode(modules)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # so that the peak is this run's
 
-    progress = tqdm(range(1, steps + 1), description, ascii=True, mininterval=1, leave=False)
+    progress = tqdm(
+        range(1, steps + 1), description, file=sys.stdout, ascii=True, mininterval=1, leave=False
+    )
     for step, batch in zip(progress, batches, strict=False):
         for parameter in still if step in (1, still_steps + 1) else ():
             parameter.requires_grad_(step > still_steps)
@@ -125,8 +130,8 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Yield (images, labels) on ``device``, transformed there, for each batch of positions."""
     for positions in sampler:
-        images = image_set.gather(positions).to(device, non_blocking=True)
-        yield transform(images), image_set.labels[positions].to(device, non_blocking=True)
+        images = image_set.gather(positions).to(device)
+        yield transform(images), image_set.labels[positions].to(device)
 
 
 def choose_device(name: str) -> torch.device:

@@ -25,6 +25,9 @@ class RandomResizedCropFlip:
         scale: range of the crop's share of the image area. 0.16 to 1 is the field's convention.
         ratio: range of the crop's width / height.
         flip: probability of mirroring.
+
+    Raises:
+        ValueError: a scale that is no range within (0, 1].
     """
 
     def __init__(
@@ -36,6 +39,10 @@ class RandomResizedCropFlip:
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
     ) -> None:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"CROP_SCALE={list(scale)} is no range of shares; use e.g. [0.16, 1.0]"
+            )
         self.image_size = image_size
         self.scale = scale
         self.ratio = ratio

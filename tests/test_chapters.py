@@ -1,5 +1,6 @@
 """Chapters as files: parameters, profiles, fingerprints, notebooks."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,10 @@ def test_a_chapters_own_profile_file_overrides_the_shared_one(copied_book):
         ({"SEEDS": 3}, "SEEDS=3 should be of type list"),
         ({"RESUME": 1}, "RESUME=1 should be of type bool"),
         ({"STEPS": 1.5}, "STEPS=1.5"),
+        ({"NUM_THREADS": 0}, "NUM_THREADS=0 should be positive"),
+        ({"CACHED_VIEWS": -1}, "CACHED_VIEWS=-1 should be positive"),
+        ({"SEEDS": []}, r"SEEDS=\[\] should be a list like"),
+        ({"SEEDS": ["a"]}, r"SEEDS=\['a'\] should be a list like"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -88,6 +93,11 @@ def test_numbers_as_yaml_reads_them_become_the_fractions_they_mean(written):
     values = chapter_parameters(CHAPTER, "mini", {"LEARNING_RATE": yaml.safe_load(written)})
     assert values["LEARNING_RATE"] == float(written)
     assert isinstance(values["LEARNING_RATE"], float)
+
+
+def test_the_pictured_replicate_is_one_of_those_asked_for():
+    assert chapter_parameters(CHAPTER, "mini", {"SEEDS": [4, 5]})["PICTURED_SEED"] == 4
+    assert "PICTURED_SEED" not in chapter_parameters(CHAPTER, "mini", {"SEEDS": [4, 0]})
 
 
 def test_unknown_chapters_and_profiles_are_refused_with_the_choices():
@@ -145,3 +155,36 @@ def test_only_code_that_can_change_a_run_makes_rows_stale(copied_book, old, new,
     assert old in text
     source.write_text(text.replace(old, new))
     assert (code_fingerprint(CHAPTER) != before) == is_stale
+
+
+def code_cells():
+    notebook = read_notebook(ROOT / "book" / f"{CHAPTER}.py")
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_a_kernel_that_executed_the_chapter_as_it_stands_has_its_fingerprint():
+    injected = "# Parameters\nSTEPS = 3\nSEEDS = [1]"
+    executed = ["", *code_cells(), injected, code_cells()[5]]
+    assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
+
+
+@pytest.mark.parametrize("extra", ["losses['contrastive'] = None", "%time"], ids=["code", "magic"])
+def test_a_kernel_that_executed_anything_else_has_another(extra):
+    edited = code_fingerprint(CHAPTER, [*code_cells(), extra])
+    assert edited.startswith("edited-")
+    assert edited != code_fingerprint(CHAPTER, [*code_cells(), extra, "more = 1"])
+
+
+def test_a_kernel_that_skipped_a_cell_has_another():
+    cells = [cell for cell in code_cells() if "MPerClassSampler(" not in cell]
+    assert code_fingerprint(CHAPTER, cells).startswith("edited-")
+
+
+def test_an_edit_of_the_notebook_alone_is_not_overwritten(copied_book):
+    notebook = copied_book / f"{CHAPTER}.ipynb"
+    notebook.write_text(notebook.read_text().replace("## The data", "## My data"))
+    later = (copied_book / f"{CHAPTER}.py").stat().st_mtime + 60
+    os.utime(notebook, (later, later))
+    with pytest.raises(ValueError, match="was edited after"):
+        sync_notebooks()
+    assert "## My data" in notebook.read_text()

@@ -8,9 +8,10 @@ from scipy import stats
 from dmlkit import claims
 from dmlkit.claims import (
     Difference,
-    hierarchical_bootstrap,
+    bootstrap_means,
     holm,
     judge,
+    p_value,
     paired_difference,
     rung_of,
     standard_error,
@@ -18,18 +19,30 @@ from dmlkit.claims import (
 )
 
 
-def replicates(means, *, spread=0.0, classes=8, per_class=5, seed=0):
+def replicates(means, *, spread=0.0, classes=8, per_class=5, seed=0, shared=False):
     """Return per-query results of one method, a replicate for each mean."""
     generator = np.random.default_rng(seed)
     labels = np.arange(classes).repeat(per_class)
     return [
-        {"labels": labels, "map_at_r": mean + spread * generator.standard_normal(len(labels))}
-        for mean in means
+        {
+            "labels": labels,
+            "classes": np.array([f"{0 if shared else i}-{c}" for c in range(classes)]),
+            "map_at_r": mean + spread * generator.standard_normal(len(labels)),
+        }
+        for i, mean in enumerate(means)
     ]
 
 
-def difference(mean, low, high):
-    return Difference(mean, low, high, low, high, 0.01, (low, high), 0.1, 5)
+def one(values, names, labels=None):
+    """Return the per-query results of one replicate, by default one query per class."""
+    labels = np.arange(len(values)) if labels is None else labels
+    return {"labels": np.array(labels), "classes": np.array(names), "m": np.array(values, float)}
+
+
+def difference(mean, error, n=30):
+    """Return a difference whose two methods agree."""
+    draws = stats.norm(mean, error).ppf((np.arange(4000) + 0.5) / 4000) if error else None
+    return Difference(mean, np.full(4000, mean) if draws is None else draws, error, n)
 
 
 def test_the_mean_difference_is_the_mean_over_replicates_of_paired_differences():
@@ -42,9 +55,7 @@ def test_without_variation_within_replicates_the_t_interval_is_the_textbook_one(
     first, second = replicates([0.5, 0.7, 0.9]), replicates([0.4, 0.4, 0.4])
     found = paired_difference(first, second, "map_at_r")
     expected = stats.t.interval(0.95, df=2, loc=0.3, scale=stats.sem([0.1, 0.3, 0.5]))
-    assert (found.t_low, found.t_high) == pytest.approx(expected)
-    textbook = stats.ttest_1samp([0.1, 0.3, 0.5], 0).pvalue
-    assert found.p >= textbook - 1e-9  # the larger of the bootstrap's and the t test's
+    assert found.t_interval() == pytest.approx(expected)
 
 
 def test_the_correction_for_shared_classes_widens_the_error_as_nadeau_and_bengio_say():
@@ -56,50 +67,62 @@ def test_the_correction_for_shared_classes_widens_the_error_as_nadeau_and_bengio
 
 
 def test_the_bootstrap_of_constant_values_is_constant():
-    sets = [(np.array([0, 0, 1]), np.full(3, 0.25)), (np.array([0, 1, 2]), np.full(3, 0.25))]
-    assert np.allclose(hierarchical_bootstrap(sets, draws=50), 0.25)
+    sets = [one([0.25] * 3, "aab"[:2], [0, 0, 1]), one([0.25] * 3, "cde")]
+    assert np.allclose(bootstrap_means(sets, "m", draws=50), 0.25)
 
 
 def test_the_bootstrap_takes_classes_as_the_unit_and_not_queries():
     # Two classes, one all right and one all wrong: a resample holds 0, 1 or 2 right ones.
-    sets = [(np.array([0] * 10 + [1] * 10), np.array([1.0] * 10 + [0.0] * 10))]
-    draws = hierarchical_bootstrap(sets, draws=4000)
-    values, counts = np.unique(draws, return_counts=True)
+    sets = [one([1] * 10 + [0] * 10, "ab", [0] * 10 + [1] * 10)]
+    values, counts = np.unique(bootstrap_means(sets, "m", draws=4000), return_counts=True)
     assert values.tolist() == [0.0, 0.5, 1.0]
     assert counts / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
 def test_the_bootstrap_takes_replicates_as_a_unit_too():
     # Two replicates, constant within: their mean is drawn 0, 1/2 or 1.
-    sets = [(np.arange(4), np.zeros(4)), (np.arange(4), np.ones(4))]
-    draws = hierarchical_bootstrap(sets, draws=4000)
+    sets = [one([0] * 4, "abcd"), one([1] * 4, "efgh")]
+    draws = bootstrap_means(sets, "m", draws=4000)
     assert [(draws == v).mean() for v in (0, 0.5, 1)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
-def test_a_replicate_drawn_twice_resamples_its_classes_independently():
-    # One replicate picked for both slots has two independent class draws, so quarters occur.
-    labels, values = np.array([0, 1]), np.array([0.0, 1.0])
-    draws = hierarchical_bootstrap([(labels, values), (labels, values)], draws=2000)
-    assert {0.0, 0.25, 0.5, 0.75, 1.0} == set(np.unique(draws))
+def test_a_class_that_two_replicates_test_is_drawn_equally_often_in_both():
+    # The same two classes in both replicates: what is drawn is one sample of classes, so the
+    # mean is 0, 1/2 or 1 and never a quarter. With other classes it can be a quarter.
+    shared = [one([0, 1], "ab"), one([0, 1], "ab")]
+    assert set(np.unique(bootstrap_means(shared, "m"))) == {0.0, 0.5, 1.0}
+    distinct = [one([0, 1], "ab"), one([0, 1], "cd")]
+    assert 0.25 in np.unique(bootstrap_means(distinct, "m"))
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("scheme", ["new classes", "random halves", "the same classes"])
+def test_an_interval_covers_the_truth_about_as_often_as_it_says(scheme):
     generator = np.random.default_rng(0)
-    labels, covered = np.arange(20).repeat(4), []
-    for trial in range(100):
-        sets = [
-            (labels, generator.normal(0, 0.1) + generator.normal(0, 0.3, 20).repeat(4))
-            for _ in range(10)
-        ]
-        low, high = np.quantile(hierarchical_bootstrap(sets, draws=400, seed=trial), [0.025, 0.975])
+    covered = []
+    for trial in range(60):
+        population = generator.normal(0, 0.3, 400)  # an effect per class, the truth being 0
+        order = generator.permutation(400)[:40]
+        sets = []
+        for replicate in range(8):
+            if scheme == "new classes":
+                picked = np.arange(20) + 20 * replicate
+            elif scheme == "random halves":
+                picked = generator.permutation(order)[:20]
+            else:
+                picked = order[:20]
+            values = population[picked] + generator.normal(0, 0.05)
+            sets.append(one(values, [str(c) for c in picked]))
+        draws = bootstrap_means(sets, "m", draws=400, seed=trial)
+        low, high = np.quantile(draws, [0.025, 0.975])
         covered.append(low <= 0 <= high)
-    assert np.mean(covered) >= 0.9
+    assert np.mean(covered) >= 0.88
 
 
 def test_equal_methods_have_no_difference_and_no_significance():
     same = replicates([0.5, 0.6], spread=0.1)
     found = paired_difference(same, same, "map_at_r")
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1.0)
+    assert (found.mean, found.bootstrap_interval(), found.t_interval()) == (0, (0, 0), (0, 0))
+    assert p_value(found, "greater", 0.01) == 1.0
 
 
 def test_other_queries_and_single_replicates_are_refused():
@@ -116,24 +139,44 @@ def test_holms_correction_on_a_worked_example():
 
 
 @pytest.mark.parametrize(
-    ("found", "direction", "p", "expected"),
+    ("mean", "error", "direction", "expected"),
     [
-        (difference(0.05, 0.02, 0.08), "greater", 0.01, "held"),
-        (difference(-0.05, -0.08, -0.02), "greater", 0.01, "reversed"),
-        (difference(0.0, -0.005, 0.005), "greater", 0.8, "equivalent"),
-        (difference(0.02, -0.05, 0.09), "greater", 0.5, "not resolved"),
-        (difference(0.0, -0.005, 0.005), "equivalent", 0.8, "held"),
-        (difference(0.05, 0.03, 0.07), "equivalent", 0.01, "reversed"),
-        (difference(0.005, 0.001, 0.02), "equivalent", 0.01, "not resolved"),
-        (difference(0.05, -0.005, 0.1), "not_worse", 0.2, "held"),
-        (difference(-0.05, -0.08, -0.02), "not_worse", 0.01, "reversed"),
-        (difference(-0.005, -0.02, 0.01), "not_worse", 0.4, "not resolved"),
+        (0.05, 0.01, "greater", "held"),
+        (-0.05, 0.01, "greater", "reversed"),
+        (0.001, 0.002, "greater", "equivalent"),
+        (0.02, 0.03, "greater", "not resolved"),
+        (0.001, 0.002, "equivalent", "held"),
+        (0.05, 0.01, "equivalent", "reversed"),
+        (-0.05, 0.01, "equivalent", "reversed"),
+        (0.012, 0.005, "equivalent", "not resolved"),
+        (0.05, 0.01, "not_worse", "held"),
+        (0.0, 0.004, "not_worse", "held"),
+        (-0.05, 0.01, "not_worse", "reversed"),
+        # Significantly below 0, but not shown to be below the bound of -0.01.
+        (-0.011, 0.004, "not_worse", "not resolved"),
     ],
 )
-def test_verdicts_follow_from_the_interval_the_bound_and_the_direction(
-    found, direction, p, expected
+def test_verdicts_follow_from_the_difference_its_error_and_the_bound(
+    mean, error, direction, expected
 ):
-    assert verdict(found, direction, 0.01, p) == expected
+    found = difference(mean, error)
+    assert verdict(found, direction, 0.01, p_value(found, direction, 0.01)) == expected
+
+
+def test_each_direction_has_the_p_value_of_what_it_says():
+    found = difference(0.02, 0.01, n=30)
+    t = stats.t(df=29)
+    assert p_value(found, "greater", 0.01) == pytest.approx(2 * t.sf(2), rel=0.02)
+    assert p_value(found, "not_worse", 0.01) == pytest.approx(t.sf(3), rel=0.02)
+    # Two one-sided tests: the harder one is "below 0.01", and the difference is above it.
+    assert p_value(found, "equivalent", 0.01) == pytest.approx(t.sf(-1), rel=0.02)
+
+
+def test_the_worse_of_bootstrap_and_t_test_counts():
+    certain = Difference(0.1, np.full(4000, 0.1), error=0.1, n=3)
+    assert certain.p_above(0) == pytest.approx(stats.t.sf(1, 2))
+    scattered = Difference(0.1, np.linspace(-1, 1, 4000), error=0.001, n=3)
+    assert scattered.p_above(0) == pytest.approx(0.5, abs=0.01)
 
 
 def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeypatch):
@@ -157,15 +200,28 @@ def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeyp
     assert judged["claim"].tolist() == ["X1"]
     assert judged.loc[0, "difference"] == pytest.approx(0.3, abs=0.01)
     assert judged.loc[0, "verdict"] == "held (demonstration)"
-    assert judge("one", "features", rows, per_query, overlap=0.0)["verdict"].tolist() == ["held"]
+    found = judge("one", "features", rows, per_query, overlap=0.0)
+    assert found["verdict"].tolist() == ["held"]
+    # On the drawn rung the paper has two claims, of which one was not run and counts as 1.
+    assert judged.loc[0, "p_holm"] == pytest.approx(2 * found.loc[0, "p_holm"])
+    one_replicate = judge("one", "drawn", rows[rows["seed"] == 0], per_query, overlap=0.0)
+    assert one_replicate.empty
 
 
 @pytest.mark.parametrize(
-    ("dataset", "views", "rung"),
-    [("aviary", 0, "drawn"), ("cub200_2010", 4, "features"), ("cub200_2010", 0, "birds")],
+    ("dataset", "weights", "views", "is_subset", "rung"),
+    [
+        ("aviary", "none", 0, True, "drawn"),
+        ("cub200_2010", "imagenet", 4, False, "features"),
+        ("cub200_2010", "imagenet", 0, False, "birds"),
+        ("cub200_2010", "imagenet", 4, True, "none"),
+        ("cub200_2010", "none", 0, False, "none"),
+        ("class_folder", "imagenet", 4, False, "none"),
+        ("omniglot", "none", 0, False, "omniglot"),
+    ],
 )
-def test_the_rung_follows_from_data_and_trunk(dataset, views, rung):
-    assert rung_of(dataset, views) == rung
+def test_the_rung_follows_from_data_weights_and_trunk(dataset, weights, views, is_subset, rung):
+    assert rung_of(dataset, weights, views, is_subset=is_subset) == rung
 
 
 def test_the_projects_claims_are_complete_and_unique():

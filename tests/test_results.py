@@ -15,6 +15,7 @@ from dmlkit.results import ChapterResults, markdown
 from dmlkit.training import Fit
 
 CHAPTER = "02_baseline_losses"
+NAMES = ("w", "x", "y", "z")  # of the four classes
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
     run = results.run("contrastive", 1, "fingerprint")
     fit = Fit([{"step": 5, "images_seen": 40, "loss": 1.0}], best_step=5, seconds=1.234)
 
-    row = results.save(run, evaluation, fit=fit)
+    row = results.save(run, NAMES, evaluation, fit=fit)
 
     assert json.loads((results.folder / "runs" / f"{run.run_id}.json").read_text()) == row
     assert row["metric_map_at_r"] == row["metric_map_at_r_last"]
@@ -54,7 +55,7 @@ def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
 def test_selected_and_last_results_are_kept_apart(make, evaluation):
     results = make()
     other = evaluate_embeddings(torch.eye(6), torch.tensor([0, 0, 1, 1, 2, 3]), ks=(1, 2))
-    row = results.save(results.run("contrastive", 0, "f"), evaluation, last=other)
+    row = results.save(results.run("contrastive", 0, "f"), NAMES, evaluation, last=other)
     assert row["metric_recall_at_1"] == evaluation.metrics["recall_at_1"]
     assert row["metric_recall_at_1_last"] == other.metrics["recall_at_1"]
 
@@ -85,25 +86,42 @@ def test_other_data_seeds_and_methods_are_other_runs(make):
     assert len(runs) == 4
 
 
+def test_settings_folds_and_the_content_of_weights_are_part_of_a_run(make, tmp_path):
+    results = make()
+    runs = {
+        results.run("a", 0, "f").run_id,
+        results.run("a", 0, "f", margin=0.1).run_id,
+        results.run("a", 0, "f", margin=0.2).run_id,
+        results.run("a", 0, "f", fold=1).run_id,
+    }
+    for content in (b"one", b"two"):
+        (tmp_path / "weights.pth").write_bytes(content)
+        runs.add(make(WEIGHTS=str(tmp_path / "weights.pth")).run("a", 0, "f").run_id)
+    assert len(runs) == 6
+
+
 def test_a_run_is_finished_once_saved_unless_code_or_resume_changed(make, evaluation, monkeypatch):
     results = make()
     run = results.run("contrastive", 0, "f")
     assert not results.is_finished(run)
-    results.save(run, evaluation)
+    results.save(run, NAMES, evaluation)
     assert results.is_finished(run)
     assert not make(RESUME=False).is_finished(run)
-    monkeypatch.setattr(module, "code_fingerprint", lambda chapter: "changed")
-    assert not make().is_finished(run)
+    monkeypatch.setattr(module, "code_fingerprint", lambda chapter, executed: "changed")
+    assert not results.is_finished(run)
 
 
-def test_only_the_first_replicate_needs_its_embeddings_to_count_as_finished(make, evaluation):
-    results = make(SEEDS=[0, 1])
-    for seed, is_finished in ((0, False), (1, True)):
-        run = results.run("contrastive", seed, "f")
-        results.save(run, evaluation)
-        for path in (results.folder / "embeddings").iterdir():
-            path.unlink()
-        assert results.is_finished(run) == is_finished
+def test_only_the_pictured_replicate_keeps_and_needs_its_embeddings(make, evaluation):
+    results = make(SEEDS=[0, 1], PICTURED_SEED=1)
+    runs = [results.run("contrastive", seed, "f") for seed in (0, 1)]
+    for run in runs:
+        results.save(run, NAMES, evaluation)
+    (kept,) = (results.folder / "embeddings").iterdir()
+    assert kept.stem == runs[1].run_id
+    kept.unlink()
+    assert [results.is_finished(run) for run in runs] == [True, False]
+    # A worker that was given this replicate alone asks for no more than the whole chapter does.
+    assert make(SEEDS=[0], PICTURED_SEED=1).is_finished(runs[0])
 
 
 def test_the_row_is_written_last(make, evaluation, monkeypatch):
@@ -111,7 +129,7 @@ def test_the_row_is_written_last(make, evaluation, monkeypatch):
     run = results.run("contrastive", 0, "f")
     monkeypatch.setattr(module.np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        results.save(run, evaluation)
+        results.save(run, NAMES, evaluation)
     assert not list(results.folder.glob("runs/*.json"))
     assert not results.is_finished(run)
 
@@ -120,7 +138,7 @@ def test_loading_gives_the_asked_for_rows_sorted_and_writes_them(make, evaluatio
     results = make()
     runs = [results.run(method, seed, "f") for method in ("b", "a") for seed in (1, 0)]
     for run in [*runs, results.run("not asked for", 0, "f")]:
-        results.save(run, evaluation)
+        results.save(run, NAMES, evaluation)
 
     rows = results.load(runs)
 
@@ -135,9 +153,10 @@ def test_loading_gives_the_asked_for_rows_sorted_and_writes_them(make, evaluatio
 def test_per_query_results_and_embeddings_come_back(make, evaluation):
     results = make()
     run = results.run("contrastive", 0, "f")
-    results.save(run, evaluation)
+    results.save(run, NAMES, evaluation)
     stored = results.per_query(run.run_id)
     assert stored["labels"].tolist() == [0, 0, 1, 1]
+    assert stored["classes"].tolist() == list(NAMES)
     assert np.array_equal(stored["map_at_r"], evaluation.retrieval.per_query["map_at_r"].numpy())
     assert torch.allclose(results.embeddings(run), evaluation.embeddings, atol=1e-3)
 

@@ -81,6 +81,8 @@ def test_an_executed_chapter_is_up_to_date_until_parameters_change(
     monkeypatch.setattr(running, "_papermill", lambda *_: executed())
     assert not running.is_up_to_date(CHAPTER, parameters)
     running.execute(CHAPTER, parameters)
+    assert not running.is_up_to_date(CHAPTER, parameters)  # it has no rows
+    (tmp_path / CHAPTER / "runs.csv").write_text("")
     assert running.is_up_to_date(CHAPTER, parameters)
     assert not running.is_up_to_date(CHAPTER, parameters | {"STEPS": 1})
     assert not running.is_up_to_date(CHAPTER, parameters | {"RESUME": False})
@@ -100,11 +102,42 @@ def test_photographs_are_stripped_from_notebooks_that_may_be_committed(
 
 
 def test_only_the_last_state_of_a_progress_bar_is_kept(monkeypatch, parameters, tmp_path):
-    bar = nbformat.v4.new_output("stream", name="stderr", text="\r 10%\r 50%\r100%\nnext\n")
-    monkeypatch.setattr(running, "_papermill", lambda *_: executed(bar))
+    bar = nbformat.v4.new_output("stream", name="stdout", text="\r 10%\r 50%")
+    rest = nbformat.v4.new_output("stream", name="stdout", text="\r100%\nnext\n")
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed(bar, rest))
     running.execute(CHAPTER, parameters)
     kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "100%\nnext\n"
+
+
+def test_changed_weights_or_data_files_are_noticed(monkeypatch, parameters, tmp_path, class_tree):
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed())
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"one")
+    parameters |= {"DATASET": "class_folder", "DATA_DIR": str(class_tree), "WEIGHTS": str(weights)}
+    for change in (lambda: weights.write_bytes(b"three"), (class_tree / "class 0/0.jpg").unlink):
+        running.execute(CHAPTER, parameters)
+        (tmp_path / CHAPTER / "runs.csv").write_text("")
+        assert running.is_up_to_date(CHAPTER, parameters)
+        change()
+        assert not running.is_up_to_date(CHAPTER, parameters)
+
+
+def test_rendering_after_filled_rows_never_trains_again(monkeypatch, tmp_path):
+    asked = []
+
+    class Inline:
+        """Notes what is submitted and does nothing."""
+
+        def submit(self, function, chapter, parameters, part=""):
+            asked.append((part, parameters["RESUME"]))
+            future = Future()
+            future.set_result(None)
+            return future
+
+    overrides = {"RESULTS_DIR": str(tmp_path), "STEPS": 100, "RESUME": False}
+    running.run_book([CHAPTER], "smoke", overrides, workers=2, executor=Inline())
+    assert asked == [("seed0", False), ("seed1", False), ("", True)]
 
 
 def test_the_same_failure_of_several_workers_is_said_once(monkeypatch, tmp_path):

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from dmlkit.tables import show_claims, summarise
+from dmlkit.tables import circumstances, show_claims, summarise
 
 
 def test_a_table_shows_means_intervals_and_the_number_of_replicates():
@@ -20,8 +19,8 @@ def test_a_table_shows_means_intervals_and_the_number_of_replicates():
     )
     labels = np.arange(3)
     per_query = {
-        "x0": {"labels": labels, "map_at_r": np.full(3, 0.2)},
-        "x1": {"labels": labels, "map_at_r": np.full(3, 0.4)},
+        "x0": {"labels": labels, "classes": np.array(list("abc")), "map_at_r": np.full(3, 0.2)},
+        "x1": {"labels": labels, "classes": np.array(list("def")), "map_at_r": np.full(3, 0.4)},
     }
     table = summarise(rows, per_query, ["x"], intervals=("map_at_r",), means=("recall_at_8",))
     assert table.loc["x"].to_dict() == {
@@ -33,22 +32,37 @@ def test_a_table_shows_means_intervals_and_the_number_of_replicates():
     }
 
 
+CLAIM = {
+    **{"claim": "A", "statement": "x beats y", "metric": "map_at_r", "published": "+2", "n": 5},
+    **{"difference": 0.031, "low": 0.01, "high": 0.05, "t_low": -0.01, "t_high": 0.07},
+    **{"p": 0.04, "p_holm": 0.08, "detectable": 0.06, "verdict": "not resolved"},
+}
+
+
 def test_claims_are_shown_in_points():
-    claims = pd.DataFrame(
-        [
-            {
-                **{"claim": "A", "statement": "x beats y", "published": "+2", "n": 5},
-                **{"difference": 0.031, "low": 0.01, "high": 0.05, "t_low": -0.01, "t_high": 0.07},
-                **{"p": 0.04, "p_holm": 0.08, "detectable": 0.06, "verdict": "not resolved"},
-            }
-        ]
+    line = show_claims(pd.DataFrame([CLAIM])).loc["A"]
+    assert line["points"] == "+3.1"
+    assert line["bootstrap"] == "+1.0 to +5.0"
+    assert line["t interval"] == "-1.0 to +7.0"
+    assert line["p (Holm)"] == "0.040 (0.080)"
+    assert (line["metric"], line["detectable"], line["published"]) == ("MAP@R", "6.0", "+2")
+
+
+def test_what_nothing_is_known_of_is_not_shown_as_zero():
+    table = show_claims(pd.DataFrame([CLAIM | {"detectable": 0.0, "published": ""}]))
+    assert table.loc["A", "detectable"] == "–"
+    assert "published" not in table
+
+
+def test_no_claims_are_said_to_be_none():
+    assert "none" in show_claims(pd.DataFrame()).iloc[0, 0]
+
+
+def test_circumstances_name_every_device_that_took_part():
+    rows = pd.DataFrame(
+        {
+            **{"device": ["cpu", "H200"], "threads": 1, "precision": "float32"},
+            **{"versions": "torch 2", "code": "abc", "commit": "def"},
+        }
     )
-    line = show_claims(claims).loc["A"]
-    assert line["ours, points [bootstrap]"] == "+3.1 [+1.0, +5.0]"
-    assert line["[t interval]"] == "[-1.0, +7.0]"
-    assert line["detectable"] == "6.0"
-
-
-@pytest.mark.parametrize("columns", [["claim", "verdict"], []], ids=["columns", "none"])
-def test_no_claims_show_an_empty_table(columns):
-    assert show_claims(pd.DataFrame(columns=columns)).empty
+    assert circumstances(rows).startswith("Made on H200, cpu with 1 thread(s) in float32; torch 2")

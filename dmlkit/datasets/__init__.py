@@ -82,8 +82,8 @@ def load(
 
 def _aviary(num_classes: int, images_per_class: int, seed: int, image_size: int) -> ImageSet:
     """Draw the aviary, or memory-map an earlier drawing of it."""
-    drawer = Path(__file__).with_name("aviary.py").read_bytes()
-    key = hashlib.sha256(drawer).hexdigest()[:12]
+    modules = sorted(Path(__file__).parent.glob("aviary*.py"))
+    key = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:12]
     name = f"aviary-{key}-{num_classes}x{images_per_class}-seed{seed}-{image_size}"
 
     def draw(store: np.ndarray) -> None:
@@ -93,7 +93,8 @@ def _aviary(num_classes: int, images_per_class: int, seed: int, image_size: int)
     shape = (num_classes * images_per_class, 3, image_size, image_size)
     images = cached_array(f"images/{name}", shape, np.uint8, draw)
     labels = torch.arange(num_classes).repeat_interleave(images_per_class)
-    names = tuple(f"species {label:03d}" for label in range(num_classes))
+    # Species of different seeds have nothing but their number in common, so neither have names.
+    names = tuple(f"species {label:03d} of seed {seed}" for label in range(num_classes))
     fingerprint = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     return ImageSet(images, labels, names, fingerprint, torch.arange(len(labels)))
 

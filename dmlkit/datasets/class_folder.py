@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -84,12 +85,16 @@ def decoded_images(paths: list[Path], fingerprint: str, image_size: int) -> torc
         # Threads suffice: Pillow decodes and resizes outside the interpreter lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda path: decode(path, image_size), paths)
-            progress = tqdm(decoded, "decoding", len(paths), unit=" images", ascii=True)
+            progress = tqdm(
+                decoded, "decoding", len(paths), unit=" images", file=sys.stdout, ascii=True
+            )
             for row, image in enumerate(progress):
                 store[row] = image
 
+    decoder = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    name = f"images/{fingerprint[:16]}-{decoder}-{image_size}"
     shape = (len(paths), 3, image_size, image_size)
-    return cached_array(f"images/{fingerprint[:16]}-{image_size}", shape, np.uint8, decode_all)
+    return cached_array(name, shape, np.uint8, decode_all)
 
 
 def decode(path: Path, image_size: int) -> np.ndarray:

@@ -60,7 +60,8 @@ class TripletLoss(nn.Module):
         gap = distance[anchor, positive][:, None] - distance[anchor]  # (P, B)
         wanted = negatives[anchor]  # (P, B)
         if self.triplets == "semihard":
-            wanted = wanted & (gap < 0) & (gap >= -self.margin)
+            # Asked this way round, NaN stays in, and the loss shows it.
+            wanted = wanted & ~(gap >= 0) & ~(gap < -self.margin)
         return gap.masked_fill(~wanted, -torch.inf)
 
     @staticmethod

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import losses as reference_losses
 
-from dmlkit.losses import NormSoftmaxLoss
+from dmlkit.losses import NormSoftmaxLoss, TripletLoss, hyperparameters
 from dmlkit.miners import all_pairs
 
 LABELS = torch.tensor([0, 3, 2, 0, 2, 3])  # class 1 of the four is absent
@@ -148,3 +148,9 @@ def test_autocast_does_not_coarsen_the_loss():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss_fn(embeddings, LABELS)
     torch.testing.assert_close(inside, loss_fn(embeddings, LABELS), rtol=0, atol=0)
+
+
+def test_hyperparameters_are_the_settings_of_a_loss_and_no_weights():
+    assert hyperparameters(NormSoftmaxLoss(3, 4, temperature=0.1)) == {"temperature": 0.1}
+    expected = {"margin": 0.3, "triplets": "all"}
+    assert hyperparameters(TripletLoss(margin=0.3, triplets="all")) == expected
