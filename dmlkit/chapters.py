@@ -116,7 +116,17 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
 def _package_digest() -> str:
     """Return a digest of the modules that can change the numbers of a run."""
     package = PROJECT_ROOT / "dmlkit"
-    readers = {"chapters", "results", "tables", "claims", "plots", "running", "index", "readme"}
+    readers = {
+        "chapters",
+        "results",
+        "tables",
+        "claims",
+        "plots",
+        "running",
+        "index",
+        "readme",
+        "cli",
+    }
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         # What the aviary's drawing gives stands in the data fingerprint of a row.

@@ -1,11 +1,10 @@
-"""Run the book: chapters by papermill in bounded worker processes, and the ``dmlkit`` command.
+"""Run the book: chapters by papermill in bounded worker processes.
 
 The work list is chapters x replicates. A worker executes a chapter for one seed up to its cell
 tagged ``runs`` and so fills rows; when all rows of a chapter are there, one more execution, which
 finds every run finished, draws its tables, figures and claims.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -22,7 +21,6 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -35,12 +33,10 @@ from dmlkit.chapters import (
     has_runs,
     parameter_defaults,
     read_notebook,
-    sync_notebooks,
     up_to_runs,
 )
 from dmlkit.index import write_index
 from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
-from dmlkit.readme import update_readme
 
 LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
 
@@ -275,60 +271,3 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
     for path in filter(Path.is_file, outside):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the ``dmlkit`` command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="dmlkit", description="Run and maintain the book.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute chapters, resuming what is finished")
-    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
-    run.add_argument("--profile", default="mini", help="a file in book/profiles (default: mini)")
-    run.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides"
-    )
-    run.add_argument("--results-dir", help="default: results/local/<profile>")
-    run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")
-    sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
-    sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
-    commands.add_parser("readme", help="rewrite the results table of README.md from results/")
-    options = parser.parse_args(arguments)
-    try:
-        return {"run": _run, "sync": _sync, "readme": _readme}[options.command](options)
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        print(f"dmlkit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dmlkit: interrupted; the same command resumes", file=sys.stderr)
-        return 130
-
-
-def _run(options: argparse.Namespace) -> int:
-    overrides = {name: yaml.safe_load(value) for name, value in options.overrides}
-    index, failures = run_book(
-        options.chapters,
-        options.profile,
-        overrides,
-        results_dir=options.results_dir,
-        workers=options.workers,
-    )
-    for failure in failures:
-        print(f"dmlkit: {failure}", file=sys.stderr)
-    print(f"results: {index}")
-    return 1 if failures else 0
-
-
-def _sync(options: argparse.Namespace) -> int:
-    changed = sync_notebooks(check=options.check)
-    for path in changed:
-        print(f"{path.name} {'differs from its .py; run make notebooks' if options.check else ''}")
-    return 1 if changed and options.check else 0
-
-
-def _readme(options: argparse.Namespace) -> int:
-    update_readme()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,7 @@ def run_dmlkit():
     """Return a function that runs the dmlkit command and returns the finished process."""
 
     def run(*arguments):
-        command = [sys.executable, "-m", "dmlkit.running", *map(str, arguments)]
+        command = [sys.executable, "-m", "dmlkit.cli", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     return run

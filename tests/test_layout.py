@@ -19,6 +19,7 @@ LAYERS = [
     {"tables", "readme"},
     {"index"},
     {"running"},
+    {"cli"},
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

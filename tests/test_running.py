@@ -1,4 +1,4 @@
-"""The command, its refusals, and what the runner does when notebooks fail. See also test_book."""
+"""What the runner does when notebooks fail, and what it keeps of them. See also test_book."""
 
 from concurrent.futures import Future
 
@@ -7,27 +7,8 @@ import pytest
 from nbclient.exceptions import DeadKernelError
 
 from dmlkit import running
-from dmlkit.paths import PROJECT_ROOT
 
 CHAPTER = "02_baseline_losses"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["99_none"], "there is no chapter '99_none'"),
-        (["--profile", "tiny"], "there is no profile 'tiny'"),
-        (["-p", "LERNING_RATE", "0.1"], "there is no parameter LERNING_RATE"),
-        (["-p", "STEPS", "[1"], "while parsing"),
-        (["-p", "STEPS", "few"], "STEPS='few' should be of type int"),
-        (["--results-dir", str(PROJECT_ROOT / "LICENSE")], "cannot write to"),
-    ],
-    ids=["chapter", "profile", "parameter", "yaml", "type", "results folder"],
-)
-def test_wrong_requests_end_in_one_sentence_before_anything_runs(capsys, arguments, sentence):
-    assert running.main(["run", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("dmlkit: ") and sentence in said
 
 
 def executed(*outputs, tags=()):

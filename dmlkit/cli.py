@@ -1,0 +1,68 @@
+"""The ``dmlkit`` command: run the book, and keep its notebooks and README in step."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+from dmlkit.chapters import sync_notebooks
+from dmlkit.readme import update_readme
+from dmlkit.running import run_book
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the ``dmlkit`` command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="dmlkit", description="Run and maintain the book.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute chapters, resuming what is finished")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
+    run.add_argument("--profile", default="mini", help="a file in book/profiles (default: mini)")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides"
+    )
+    run.add_argument("--results-dir", help="default: results/local/<profile>")
+    run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")
+    sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
+    sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
+    commands.add_parser("readme", help="rewrite the results table of README.md from results/")
+    options = parser.parse_args(arguments)
+    try:
+        return {"run": _run, "sync": _sync, "readme": _readme}[options.command](options)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(f"dmlkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dmlkit: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = {name: yaml.safe_load(value) for name, value in options.overrides}
+    index, failures = run_book(
+        options.chapters,
+        options.profile,
+        overrides,
+        results_dir=options.results_dir,
+        workers=options.workers,
+    )
+    for failure in failures:
+        print(f"dmlkit: {failure}", file=sys.stderr)
+    print(f"results: {index}")
+    return 1 if failures else 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    changed = sync_notebooks(check=options.check)
+    for path in changed:
+        print(f"{path.name} {'differs from its .py; run make notebooks' if options.check else ''}")
+    return 1 if changed and options.check else 0
+
+
+def _readme(options: argparse.Namespace) -> int:
+    update_readme()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
