@@ -113,7 +113,10 @@ def _run_plan(
         }
         more, _ = _await(whole, progress, folder, started)
     except KeyboardInterrupt:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Killed, since a notebook that is interrupted politely counts as a dead kernel and is tried
+        # again. Rows are whole or absent, and kernels follow the process that started them.
+        for worker in multiprocessing.active_children():
+            worker.kill()
         raise
     finally:
         progress.close()
@@ -195,7 +198,8 @@ def _papermill(notebook: nbformat.NotebookNode, parameters: dict) -> nbformat.No
             kernel_name="python3",
             cwd=BOOK,
             progress_bar=False,
-            stderr_file=open(os.devnull, "w"),  # noqa: SIM115 papermill wants an open file
+            # Each kernel would warn on the terminal that it listens on this machine unencrypted.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
 
 
