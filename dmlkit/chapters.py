@@ -126,6 +126,7 @@ def _package_digest() -> str:
         "index",
         "readme",
         "cli",
+        "provenance",
     }
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

@@ -7,12 +7,8 @@
 
 import hashlib
 import json
-import platform
-import resource
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 
 from dmlkit.chapters import code_fingerprint, parameter_defaults
 from dmlkit.evaluation import Evaluation
-from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
+from dmlkit.paths import check_writable, resolve, write_atomically
+from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.training import Fit
 
 # Parameters that say which runs to make or where to put them, not what a run does.
@@ -126,11 +122,28 @@ class ChapterResults:
             last: test results at the last step; ``selected`` where nothing was selected.
             fit: what training returned; None for references that are not trained.
         """
-        last, fit = last or selected, fit or Fit()
+        row = self._row(run, selected, last or selected, fit or Fit())
+        per_query = {k: selected.retrieval.per_query[k].numpy() for k in STORED_PER_QUERY}
+        with (
+            write_atomically(self._row_path(run).with_suffix(".npz")) as path,
+            path.open("wb") as f,
+        ):
+            labels = selected.retrieval.labels.numpy()
+            np.savez_compressed(f, labels=labels, classes=np.array(class_names), **per_query)
+        if run.seed == self.parameters["PICTURED_SEED"]:
+            with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
+                np.save(f, selected.embeddings.numpy().astype(np.float16))
+        # The row comes last: where it is, everything else of the run is whole.
+        with write_atomically(self._row_path(run)) as path:
+            path.write_text(json.dumps(row, indent=1))
+        return row
+
+    def _row(self, run: Run, selected: Evaluation, last: Evaluation, fit: Fit) -> dict[str, Any]:
+        """Return the row of a run, with its learning curve as ``history``."""
         parameters = self.parameters
         cuda = torch.cuda.is_available() and parameters["DEVICE"] != "cpu"
         end = fit.history[-1] if fit.history else {"step": 0, "images_seen": 0}
-        row = {
+        return {
             "run_id": run.run_id,
             "chapter": self.chapter,
             "method": run.method,
@@ -157,20 +170,6 @@ class ChapterResults:
             "data_fingerprint": run.data_fingerprint,
             "history": fit.history,
         }
-        per_query = {k: selected.retrieval.per_query[k].numpy() for k in STORED_PER_QUERY}
-        with (
-            write_atomically(self._row_path(run).with_suffix(".npz")) as path,
-            path.open("wb") as f,
-        ):
-            labels = selected.retrieval.labels.numpy()
-            np.savez_compressed(f, labels=labels, classes=np.array(class_names), **per_query)
-        if run.seed == parameters["PICTURED_SEED"]:
-            with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
-                np.save(f, selected.embeddings.numpy().astype(np.float16))
-        # The row comes last: where it is, everything else of the run is whole.
-        with write_atomically(self._row_path(run)) as path:
-            path.write_text(json.dumps(row, indent=1))
-        return row
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
         """Return the rows of ``runs``, sorted, and write them as ``runs.csv``."""
@@ -232,36 +231,3 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
     lines += [[str(value) for value in row] for row in frame.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def peak_mib(cuda: bool) -> int:
-    """Return the most memory held: of the GPU by this run, or of RAM by this process so far."""
-    if cuda:
-        return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10  # KiB on Linux
-
-
-@lru_cache(maxsize=1)
-def commit() -> str:
-    """Return the short hash of the checked-out commit, with ``+`` if tracked files differ."""
-    git = ["git", "-C", str(PROJECT_ROOT)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return "unknown"
-    if head.returncode:
-        return "unknown"
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-def versions() -> str:
-    """Return the versions of Python and of the libraries that make the numbers."""
-    return (
-        f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}, numpy {np.__version__}"
-    )

@@ -11,6 +11,7 @@ import torch
 from dmlkit import results as module
 from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import evaluate_embeddings
+from dmlkit.paths import PROJECT_ROOT
 from dmlkit.results import ChapterResults, markdown
 from dmlkit.training import Fit
 
@@ -185,5 +186,5 @@ def test_photographs_go_where_they_are_not_committed(make):
     plt.close(figure)
     assert (results.folder / "figures" / "plot.png").exists()
     assert (results.folder / "pictures" / "birds.png").exists()
-    ignored = (module.PROJECT_ROOT / ".gitignore").read_text()
+    ignored = (PROJECT_ROOT / ".gitignore").read_text()
     assert "/results/**/pictures/" in ignored
