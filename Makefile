@@ -11,7 +11,7 @@ PYTHONS  := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## */  make \1\t/p' Makefile | expand -t 20
 
-book: $(READY) ## run the book, or resume it: PROFILE=mini CHAPTERS="01_evaluation ..." ARGS="-p SEEDS [0]"
+book: $(READY) ## run the book, or resume it: PROFILE=mini CHAPTERS=02_baseline_losses ARGS="-p STEPS 300"
 	$(BIN)/dmlkit run $(CHAPTERS) --profile $(PROFILE) $(ARGS)
 
 test: $(READY) ## check style, notebooks and code, as CI does

@@ -15,6 +15,10 @@ from scipy import stats
 from dmlkit.paths import PROJECT_ROOT
 
 DRAWS = 4000  # bootstrap draws; a p value cannot be smaller than 1 / (DRAWS + 1)
+JUDGED = (
+    *("claim", "paper", "statement", "metric", "published", "bound", "difference", "low", "high"),
+    *("t_low", "t_high", "p", "p_holm", "detectable", "n", "rung", "verdict"),
+)
 PerQuery = dict[str, np.ndarray]
 
 
@@ -200,7 +204,7 @@ def judge(
             )
             if difference is not None
         ]
-    return pd.DataFrame(judged)
+    return pd.DataFrame(judged, columns=JUDGED)
 
 
 def rung_of(dataset: str, weights: str, cached_views: int, *, is_subset: bool) -> str:
@@ -271,6 +275,7 @@ def _as_row(claim: dict, difference: Difference, rung: str, p: float, p_holm: fl
     t_low, t_high = difference.t_interval()
     return {
         **{key: claim[key] for key in ("claim", "paper", "statement", "metric", "published")},
+        "bound": claim["delta"],
         "difference": difference.mean,
         "low": low,
         "high": high,

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return {"run": _run, "sync": _sync, "readme": _readme}[options.command](options)
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (ValueError, OSError) as error:
         print(f"dmlkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    overrides = {name: yaml.safe_load(value) for name, value in options.overrides}
+    overrides = {name: _value(name, text) for name, text in options.overrides}
     index, failures = run_book(
         options.chapters,
         options.profile,
@@ -48,8 +48,20 @@ def _run(options: argparse.Namespace) -> int:
     )
     for failure in failures:
         print(f"dmlkit: {failure}", file=sys.stderr)
+    if failures:
+        return 1
     print(f"results: {index}")
-    return 1 if failures else 0
+    return 0
+
+
+def _value(name: str, text: str) -> object:
+    """Return the value that ``text`` means in YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{name}={text} cannot be read; write lists without spaces, like [0,1]"
+        ) from error
 
 
 def _sync(options: argparse.Namespace) -> int:

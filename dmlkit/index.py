@@ -3,6 +3,7 @@
 import html
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,12 +21,19 @@ img { max-width: 100%; background: white; }
 """
 
 
-def write_index(folder: Path, profile: str) -> Path:
-    """Write ``folder/index.html`` over all chapters that have results, and return its path."""
+def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
+    """Write ``folder/index.html`` over all chapters that have results, and return its path.
+
+    Args:
+        folder: the results folder of the profile.
+        profile: name of the profile.
+        overrides: parameters that were set against the profile, shown in the title.
+    """
     chapters = sorted(path.parent for path in folder.glob("*/runs.csv"))
     overview = pd.DataFrame([_overview(chapter) for chapter in chapters])
+    changes = "".join(f", {name} = {html.escape(str(value))}" for name, value in overrides.items())
     parts = [
-        f"<h1>Results of the <code>{html.escape(profile)}</code> profile</h1>",
+        f"<h1>Results of the <code>{html.escape(profile)}</code> profile{changes}</h1>",
         overview.to_html(index=False, escape=False, border=0) if chapters else "<p>No results.</p>",
         "<p>Tables are in percent on classes never seen in training, with 95 % intervals in "
         "brackets; differences of claims are in points; <i>n</i> is the number of replicates.</p>",

@@ -136,7 +136,8 @@ def nearest_neighbours(
 def sample_images(
     images: Tensor, labels: Tensor, *, classes: int = 6, per_class: int = 8
 ) -> Figure:
-    """Show the first images of the first classes, a class per row."""
+    """Show the first images of the first classes, as many as there are, a class per row."""
+    classes = min(classes, int(labels.max()) + 1)
     available = int(labels.bincount()[:classes].min())
     columns = min(per_class, available)
     figure, axes = plt.subplots(

@@ -5,6 +5,7 @@ tagged ``runs`` and so fills rows; when all rows of a chapter are there, one mor
 finds every run finished, draws its tables, figures and claims.
 """
 
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -14,8 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,7 @@ def run_book(
     Raises:
         ValueError: an unknown chapter, profile or parameter.
         PermissionError: the results folder cannot be written to.
+        FileNotFoundError: the data folder or the weights file is missing.
     """
     overrides = dict(overrides or {})
     if results_dir:
@@ -74,11 +77,27 @@ def run_book(
     plan = {c: chapter_parameters(c, profile, overrides) for c in chapters}
     folder = resolve((parameter_defaults(chapters[0]) | plan[chapters[0]])["RESULTS_DIR"])
     check_writable(folder)
-    plan = {c: p for c, p in plan.items() if not is_up_to_date(c, p)}
-    failures = []
-    if plan:
-        failures = _run_plan(plan, folder, workers, executor)
-    return write_index(folder, profile), failures
+    for chapter, parameters in plan.items():
+        _check_inputs_exist(parameter_defaults(chapter) | parameters)
+    stale = {c: p for c, p in plan.items() if not is_up_to_date(c, p)}
+    failures = _run_plan(stale, folder, workers, executor) if stale else []
+    shown = {name: value for name, value in overrides.items() if name != "RESULTS_DIR"}
+    return write_index(folder, profile, shown), failures
+
+
+def _check_inputs_exist(parameters: dict[str, Any]) -> None:
+    """Raise before any kernel starts if the data folder or the weights file is not there."""
+    data, weights = parameters.get("DATA_DIR", ""), parameters.get("WEIGHTS", "none")
+    if parameters.get("DATASET", "aviary") != "aviary" and not resolve(data).is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {resolve(data)}; put the data there or set DATA_DIR "
+            "(see README, Real data and weights)"
+        )
+    if weights not in ("none", "imagenet") and not resolve(weights).is_file():
+        raise FileNotFoundError(
+            f"there is no weights file {resolve(weights)}; set WEIGHTS to a path, or to imagenet "
+            "with INPUT_CONVENTION torchvision"
+        )
 
 
 def _run_plan(
@@ -96,33 +115,47 @@ def _run_plan(
         if workers > 1 and len(parameters["SEEDS"]) > 1
         if has_runs(chapter) and parameters["STEPS"] >= 100
     ]
-    # Spawned, because a forked copy of threads and locks may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = executor or ProcessPoolExecutor(workers, mp_context=context)
     progress = tqdm(total=len(apart) + len(plan), unit=" notebooks", ascii=True, mininterval=0)
     started = time.time()
-    try:
-        rows = {pool.submit(execute, c, p, label): c for c, p, label in apart}
-        failures, failed = _await(rows, progress, folder, started)
-        # Their rows are there now, so rendering resumes even where RESUME is off.
-        filled = {chapter: {"RESUME": True} for chapter, _, _ in apart}
-        whole = {
-            pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
-            for chapter, parameters in plan.items()
-            if chapter not in failed
-        }
-        more, _ = _await(whole, progress, folder, started)
-    except KeyboardInterrupt:
-        # Killed, since a notebook that is interrupted politely counts as a dead kernel and is tried
-        # again. Rows are whole or absent, and kernels follow the process that started them.
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        raise
-    finally:
-        progress.close()
-    if executor is None:
-        pool.shutdown()
+    with _own_temporary_folder(), progress:
+        # Spawned, because a forked copy of threads and locks may hang.
+        context = multiprocessing.get_context("spawn")
+        pool = executor or ProcessPoolExecutor(workers, mp_context=context)
+        try:
+            rows = {pool.submit(execute, c, p, label): c for c, p, label in apart}
+            failures, failed = _await(rows, progress, folder, started)
+            # Their rows are there now, so rendering resumes even where RESUME is off.
+            filled = {chapter: {"RESUME": True} for chapter, _, _ in apart}
+            whole = {
+                pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
+                for chapter, parameters in plan.items()
+                if chapter not in failed
+            }
+            more, _ = _await(whole, progress, folder, started)
+        except KeyboardInterrupt:
+            # Killed, since a notebook that is interrupted politely counts as a dead kernel and is
+            # tried again. Rows are whole or absent, and kernels follow the process that made them.
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+        if executor is None:
+            pool.shutdown()
     return list(dict.fromkeys(failures + more))
+
+
+@contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Let all processes started meanwhile put temporary files where a kill leaves none behind."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="dmlkit-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 def _default_workers(parameters: list[dict[str, Any]]) -> int:
@@ -148,7 +181,8 @@ def _await(
         if rows:
             latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
             progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
-        progress.update(len(done))
+        if done:
+            progress.update(len(done))
         if sys.stderr.isatty():  # a log gets a line per notebook, a person a clock that ticks
             progress.refresh()
     return failures, failed
@@ -252,11 +286,23 @@ def is_up_to_date(chapter: str, parameters: dict[str, Any]) -> bool:
     every = parameter_defaults(chapter) | parameters
     folder = resolve(every["RESULTS_DIR"]) / chapter
     executed = folder / "chapter.ipynb"
-    is_whole = executed.exists() and (folder / "runs.csv").exists() == has_runs(chapter)
-    if not every.get("RESUME", True) or not is_whole:
+    if not every.get("RESUME", True) or not executed.exists():
+        return False
+    if has_runs(chapter) and not _has_all_rows(folder):
         return False
     kept = json.loads(executed.read_text())["metadata"].get("dmlkit", {})
     return kept.get("inputs") == _inputs(chapter, parameters)
+
+
+def _has_all_rows(folder: Path) -> bool:
+    """Whether every row that ``runs.csv`` lists is there."""
+    table = folder / "runs.csv"
+    if not table.exists():
+        return False
+    with table.open() as file:
+        return all(
+            (folder / "runs" / f"{row['run_id']}.json").exists() for row in csv.DictReader(file)
+        )
 
 
 def _inputs(chapter: str, parameters: dict[str, Any]) -> str:

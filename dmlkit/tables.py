@@ -60,14 +60,17 @@ def circumstances(rows: pd.DataFrame) -> str:
 def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return judged claims for reading: differences in points, one line each."""
     if claims.empty:
-        return pd.DataFrame({"claims": ["none is tested by these data and replicates"]})
-    points = 100 * claims[["difference", "low", "high", "t_low", "t_high", "detectable"]]
+        said = "No claim is judged: that takes whole data sets and at least two replicates."
+        return pd.DataFrame({"claims": [said]})
+    names = ["bound", "difference", "low", "high", "t_low", "t_high", "detectable"]
+    points = 100 * claims[names]
     table = pd.DataFrame(
         {
             "claim": claims["claim"],
             "statement": claims["statement"],
             "metric": [METRIC_TITLES[metric] for metric in claims["metric"]],
             "published": claims["published"],
+            "bound": [f"{bound:.1f}" for bound in points["bound"]],
             "points": [f"{d:+.1f}" for d in points["difference"]],
             "bootstrap": [f"{a:+.1f} to {b:+.1f}" for a, b in points[["low", "high"]].to_numpy()],
             "t interval": [

@@ -12,11 +12,15 @@ from dmlkit.paths import PROJECT_ROOT
         (["99_none"], "there is no chapter '99_none'"),
         (["--profile", "tiny"], "there is no profile 'tiny'"),
         (["-p", "LERNING_RATE", "0.1"], "there is no parameter LERNING_RATE"),
-        (["-p", "STEPS", "[1"], "while parsing"),
+        (["-p", "SEEDS", "[1"], "SEEDS=[1 cannot be read; write lists without spaces"),
+        (["-p", "DATASET", "class_folder", "-p", "DATA_DIR", "absent"], "there is no folder"),
+        (["-p", "TRUNK", "resnet50", "-p", "WEIGHTS", "absent.pth"], "there is no weights file"),
         (["-p", "STEPS", "few"], "STEPS='few' should be of type int"),
         (["--results-dir", str(PROJECT_ROOT / "LICENSE")], "cannot write to"),
     ],
-    ids=["chapter", "profile", "parameter", "yaml", "type", "results folder"],
+    ids=[
+        *("chapter", "profile", "parameter", "yaml", "data", "weights", "type", "results folder"),
+    ],
 )
 def test_wrong_requests_end_in_one_sentence_before_anything_runs(capsys, arguments, sentence):
     assert cli.main(["run", *arguments]) == 2
@@ -39,7 +43,8 @@ def test_numbers_and_lists_on_the_command_line_are_read_as_yaml(monkeypatch, tmp
 def test_failures_are_said_and_give_a_status_that_scripts_notice(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cli, "run_book", lambda *_, **__: (tmp_path, ["02: no data"]))
     assert cli.main(["run"]) == 1
-    assert "dmlkit: 02: no data" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "dmlkit: 02: no data" in said.err and "results" not in said.out
 
 
 def test_an_interrupted_run_says_that_it_resumes(monkeypatch, capsys):

@@ -4,11 +4,12 @@ import json
 
 import pandas as pd
 
+from dmlkit.claims import JUDGED
 from dmlkit.index import write_index
 
 
 def test_a_folder_without_results_says_so(tmp_path):
-    assert "No results" in write_index(tmp_path, "mini").read_text()
+    assert "No results" in write_index(tmp_path, "mini", {}).read_text()
 
 
 def test_each_chapter_has_its_line_tables_and_figures(tmp_path):
@@ -22,7 +23,20 @@ def test_each_chapter_has_its_line_tables_and_figures(tmp_path):
     (chapter / "figures" / "umap.png").write_bytes(b"")
     (chapter / "chapter.ipynb").write_text(json.dumps({"metadata": {"dmlkit": {"seconds": 12.5}}}))
 
-    page = write_index(tmp_path, "mini").read_text()
+    page = write_index(tmp_path, "mini", {}).read_text()
 
     assert "02_x/figures/umap.png" in page and "12.5" in page
     assert "a&lt;b" in page  # names are text, not markup
+
+
+def test_changed_parameters_stand_in_the_title(tmp_path):
+    page = write_index(tmp_path, "mini", {"STEPS": 200}).read_text()
+    assert "profile, STEPS = 200</h1>" in page
+
+
+def test_a_chapter_without_claims_says_so(tmp_path):
+    (tmp_path / "02_x").mkdir()
+    columns = ["dataset", "method", "seed", "seconds", "commit"]
+    pd.DataFrame([["own", "a", 0, 1.0, "x"]], columns=columns).to_csv(tmp_path / "02_x/runs.csv")
+    pd.DataFrame(columns=JUDGED).to_csv(tmp_path / "02_x" / "claims.csv", index=False)
+    assert "No claim is judged" in write_index(tmp_path, "mini", {}).read_text()

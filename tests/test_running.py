@@ -63,7 +63,10 @@ def test_an_executed_chapter_is_up_to_date_until_parameters_change(
     assert not running.is_up_to_date(CHAPTER, parameters)
     running.execute(CHAPTER, parameters)
     assert not running.is_up_to_date(CHAPTER, parameters)  # it has no rows
-    (tmp_path / CHAPTER / "runs.csv").write_text("")
+    (tmp_path / CHAPTER / "runs.csv").write_text("run_id,method\na-seed0-1,a\n")
+    assert not running.is_up_to_date(CHAPTER, parameters)  # one is listed and gone
+    (tmp_path / CHAPTER / "runs").mkdir()
+    (tmp_path / CHAPTER / "runs" / "a-seed0-1.json").write_text("{}")
     assert running.is_up_to_date(CHAPTER, parameters)
     assert not running.is_up_to_date(CHAPTER, parameters | {"STEPS": 1})
     assert not running.is_up_to_date(CHAPTER, parameters | {"RESUME": False})

@@ -33,15 +33,21 @@ def test_a_table_shows_means_intervals_and_the_number_of_replicates():
 
 
 CLAIM = {
-    **{"claim": "A", "statement": "x beats y", "metric": "map_at_r", "published": "+2", "n": 5},
+    **{
+        "claim": "A",
+        "statement": "x beats y",
+        "metric": "map_at_r",
+        "published": "+2",
+        "bound": 0.005,
+    },
     **{"difference": 0.031, "low": 0.01, "high": 0.05, "t_low": -0.01, "t_high": 0.07},
-    **{"p": 0.04, "p_holm": 0.08, "detectable": 0.06, "verdict": "not resolved"},
+    **{"n": 5, "p": 0.04, "p_holm": 0.08, "detectable": 0.06, "verdict": "not resolved"},
 }
 
 
 def test_claims_are_shown_in_points():
     line = show_claims(pd.DataFrame([CLAIM])).loc["A"]
-    assert line["points"] == "+3.1"
+    assert (line["points"], line["bound"]) == ("+3.1", "0.5")
     assert line["bootstrap"] == "+1.0 to +5.0"
     assert line["t interval"] == "-1.0 to +7.0"
     assert line["p (Holm)"] == "0.040 (0.080)"
@@ -55,7 +61,7 @@ def test_what_nothing_is_known_of_is_not_shown_as_zero():
 
 
 def test_no_claims_are_said_to_be_none():
-    assert "none" in show_claims(pd.DataFrame()).iloc[0, 0]
+    assert "No claim" in show_claims(pd.DataFrame()).iloc[0, 0]
 
 
 def test_circumstances_name_every_device_that_took_part():
