@@ -438,8 +438,8 @@ show_claims(results.save_claims(claims))
 # On the drawn birds every loss learns much that carries over to new species. On photographs with a frozen trunk
 # (`features`) the committed runs are sobering: a linear head trained with any of the four losses does not beat
 # within-class whitening, a linear map of the same features fitted in one step, and semi-hard triplets fall below
-# the features they start from. The head has some 600,000 weights and 80 training classes, and the learning curves
-# show validation falling while the loss still falls; so over-fitting is the likeliest reason, and a low-rank map
+# the features they start from. The head has over half a million weights and 80 training classes, and the learning curves
+# show validation falling while the loss still falls; so over-fitting is the likeliest reason, and a shrunken map
 # fitted in closed form has less room for it. Whether a tuned loss, with its own rate and regularisation, does better
 # is the question of the equal search that is still to come.
 #
