@@ -438,10 +438,12 @@ show_claims(results.save_claims(claims))
 # On the drawn birds every loss learns much that carries over to new species. On photographs with a frozen trunk
 # (`features`) the committed runs are sobering: a linear head trained with any of the four losses does not beat
 # within-class whitening, a linear map of the same features fitted in one step, and semi-hard triplets fall below
-# the features they start from. The head has over half a million weights and 80 training classes, and the learning curves
-# show validation falling while the loss still falls; so over-fitting is the likeliest reason, and a shrunken map
+# the features they start from. The head has over half a million weights and 80 training classes, and validation
+# stands still or falls while the loss goes on falling; so over-fitting is the likeliest reason, and a shrunken map
 # fitted in closed form has less room for it. Whether a tuned loss, with its own rate and regularisation, does better
-# is the question of the equal search that is still to come.
+# is the question of the equal search that is still to come. Where the whole network may change (`birds`), all
+# but semi-hard triplets rise above whitening; contrastive and Multi-Similarity were still improving on the
+# validation classes when the budget of a CPU ended.
 #
 # Verdicts on drawn data demonstrate the method of comparison; they say nothing about photographs. All losses
 # share one learning rate: in `features` the best of three by mean validation MAP@R over all losses, chosen on the
