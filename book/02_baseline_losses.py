@@ -442,8 +442,8 @@ show_claims(results.save_claims(claims))
 # stands still or falls while the loss goes on falling; so over-fitting is the likeliest reason, and a shrunken map
 # fitted in closed form has less room for it. Whether a tuned loss, with its own rate and regularisation, does better
 # is the question of the equal search that is still to come. Where the whole network may change (`birds`), all
-# but semi-hard triplets rise above whitening; contrastive and Multi-Similarity were still improving on the
-# validation classes when the budget of a CPU ended.
+# but semi-hard triplets end above whitening, though five class splits do not resolve it after correction;
+# contrastive and Multi-Similarity were still improving on the validation classes when the budget of a CPU ended.
 #
 # Verdicts on drawn data demonstrate the method of comparison; they say nothing about photographs. All losses
 # share one learning rate: in `features` the best of three by mean validation MAP@R over all losses, chosen on the
