@@ -68,6 +68,11 @@ def parameter_defaults(chapter: str) -> dict[str, Any]:
     }
 
 
+def all_parameters(chapter: str, injected: dict[str, Any]) -> dict[str, Any]:
+    """Return every parameter of ``chapter``: its defaults, and ``injected`` where it says so."""
+    return parameter_defaults(chapter) | injected
+
+
 def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return what to inject into ``chapter``: its profile's values, then ``overrides``.
 

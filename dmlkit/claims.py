@@ -182,17 +182,17 @@ def judge(
         method: [per_query[run_id] for run_id in group.sort_values("seed")["run_id"]]
         for method, group in rows.groupby("method")
     }
+    can_compare = rows["seed"].nunique() > 1
     judged = []
     for _, of_paper in claims.groupby("paper", sort=False):
-        found = [
-            paired_difference(
-                results[claim["first"]], results[claim["second"]], claim["metric"], overlap=overlap
-            )
-            if {claim["first"], claim["second"]} <= set(results) and rows["seed"].nunique() > 1
-            else None
-            for claim in of_paper.to_dict("records")
-        ]
         records = of_paper.to_dict("records")
+        found: list[Difference | None] = []
+        for claim in records:
+            pair = [results.get(claim[role]) for role in ("first", "second")]
+            is_run = can_compare and None not in pair
+            found.append(
+                paired_difference(*pair, claim["metric"], overlap=overlap) if is_run else None
+            )
         p_values = [
             1.0 if difference is None else p_value(difference, claim["direction"], claim["delta"])
             for claim, difference in zip(records, found, strict=True)

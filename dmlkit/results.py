@@ -24,9 +24,9 @@ from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.training import Fit
 
 # Parameters that say which runs to make or where to put them, not what a run does.
-NOT_IN_RUN = {"SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES", "RESUME", "RESULTS_DIR"} | {
-    "DATA_DIR",
-    "DEVICE",
+NOT_IN_RUN = {
+    *("SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES"),
+    *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
 }
 STORED_PER_QUERY = ("recall_at_1", "r_precision", "map_at_r")
 
@@ -66,6 +66,7 @@ class ChapterResults:
     def __init__(self, chapter: str, namespace: dict[str, Any]) -> None:
         self.chapter = chapter
         self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
+        self.settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
         weights = resolve(self.parameters["WEIGHTS"])
@@ -85,8 +86,7 @@ class ChapterResults:
             fold: the part of a cross-validation.
             settings: whatever else determines the run and is not a parameter of the chapter.
         """
-        parameters = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
-        identity = [method, seed, fold, settings, data_fingerprint, self.weights, parameters]
+        identity = [method, seed, fold, settings, data_fingerprint, self.weights, self.settings]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"
         return Run(run_id, method, seed, fold, settings, data_fingerprint)
@@ -151,7 +151,7 @@ class ChapterResults:
             "protocol": parameters["PROTOCOL"],
             "fold": run.fold,
             "seed": run.seed,
-            "params": {k: v for k, v in parameters.items() if k not in NOT_IN_RUN} | run.settings,
+            "params": self.settings | run.settings,
             **{f"metric_{name}": value for name, value in selected.metrics.items()},
             **{f"metric_{name}_last": value for name, value in last.metrics.items()},
             "selected_step": fit.best_step,

@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 from dmlkit.chapters import (
     BOOK,
+    all_parameters,
     chapter_names,
     chapter_parameters,
     chapter_source,
     has_runs,
-    parameter_defaults,
     read_notebook,
     up_to_runs,
 )
@@ -75,10 +75,10 @@ def run_book(
         overrides["RESULTS_DIR"] = results_dir
     chapters = list(chapters) or chapter_names()
     plan = {c: chapter_parameters(c, profile, overrides) for c in chapters}
-    folder = resolve((parameter_defaults(chapters[0]) | plan[chapters[0]])["RESULTS_DIR"])
+    folder = resolve(all_parameters(chapters[0], plan[chapters[0]])["RESULTS_DIR"])
     check_writable(folder)
     for chapter, parameters in plan.items():
-        _check_inputs_exist(parameter_defaults(chapter) | parameters)
+        _check_inputs_exist(all_parameters(chapter, parameters))
     stale = {c: p for c, p in plan.items() if not is_up_to_date(c, p)}
     failures = _run_plan(stale, folder, workers, executor) if stale else []
     shown = {name: value for name, value in overrides.items() if name != "RESULTS_DIR"}
@@ -104,7 +104,7 @@ def _run_plan(
     plan: dict[str, dict[str, Any]], folder: Path, workers: int | None, executor: Executor | None
 ) -> list[str]:
     """Fill rows with all workers, then render each chapter, and return failures."""
-    every = {c: parameter_defaults(c) | p for c, p in plan.items()}
+    every = {c: all_parameters(c, p) for c, p in plan.items()}
     workers = workers or _default_workers(list(every.values()))
     # One worker, or one replicate, gains nothing from filling rows apart from rendering, and a
     # kernel takes ten seconds to start, which a few steps are not worth.
@@ -198,7 +198,7 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
             empty executes the whole notebook and keeps it as ``chapter.ipynb``.
     """
     notebook = read_notebook(chapter_source(chapter))
-    folder = resolve((parameter_defaults(chapter) | parameters)["RESULTS_DIR"]) / chapter
+    folder = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / chapter
     started = time.time()
     for attempt in (1, 2):
         try:
@@ -247,7 +247,7 @@ def _keep(
     """Write the executed notebook without what must not, or need not, be kept."""
     from dmlkit.datasets import PICTURES_MAY_BE_SHOWN  # imports torch, which the runner can spare
 
-    dataset = (parameter_defaults(chapter) | parameters).get("DATASET", "aviary")
+    dataset = all_parameters(chapter, parameters).get("DATASET", "aviary")
     may_show = dataset in PICTURES_MAY_BE_SHOWN or folder.is_relative_to(LOCAL_RESULTS)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -283,7 +283,7 @@ def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]
 
 def is_up_to_date(chapter: str, parameters: dict[str, Any]) -> bool:
     """Whether the executed chapter was made by the present code with these parameters."""
-    every = parameter_defaults(chapter) | parameters
+    every = all_parameters(chapter, parameters)
     folder = resolve(every["RESULTS_DIR"]) / chapter
     executed = folder / "chapter.ipynb"
     if not every.get("RESUME", True) or not executed.exists():
@@ -310,7 +310,7 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
 
     Of data and weights it takes names, sizes and times, which is quick; the rows know the content.
     """
-    every = parameter_defaults(chapter) | parameters
+    every = all_parameters(chapter, parameters)
     digest = hashlib.sha256(json.dumps(every | {"RESUME": True}, sort_keys=True).encode())
     sources = sorted((PROJECT_ROOT / "dmlkit").rglob("*.py"))
     for path in [*sources, chapter_source(chapter), BOOK / "claims.csv"]:
