@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from dmlkit.datasets.aviary import FACTORS, draw_aviary, draw_image
+from dmlkit.datasets.aviary import FACTORS, draw_aviary, draw_image, pool_counts
 
 # Frozen with the difficulty (see the module). A change here is a change of the data set, and every
 # committed result drawn from it is void.
@@ -49,6 +49,41 @@ def test_more_classes_and_more_images_leave_the_earlier_ones_as_they_are(small):
     larger = draw_aviary(5, 8, seed=0)
     kept = larger.images.reshape(5, 8, 3, 48, 48)[:4, :6]
     assert np.array_equal(kept.reshape(small.images.shape), small.images)
+
+
+def test_a_set_may_begin_at_any_species_and_image(small):
+    later = draw_aviary(2, 3, seed=0, first_species=2, first_image=3)
+    chosen = small.labels.reshape(4, 6)[2:, 3:].ravel() - 2
+    assert later.labels.tolist() == chosen.tolist()
+    assert later.class_names == small.class_names[2:]
+    assert np.array_equal(
+        later.images, small.images.reshape(4, 6, 3, 48, 48)[2:, 3:].reshape(6, 3, 48, 48)
+    )
+    for name, values in later.factors.items():
+        assert np.array_equal(values, small.factors[name].reshape(4, 6)[2:, 3:].ravel())
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array], ids=["list", "tuple", "array"])
+def test_each_species_may_have_a_number_of_images_of_its_own(small, make):
+    uneven = draw_aviary(3, make([2, 1, 4]), seed=0)
+    assert uneven.labels.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    assert np.array_equal(uneven.images, small.images[[0, 1, 6, 12, 13, 14, 15]])
+
+
+def test_pools_are_long_tailed_and_in_no_order():
+    for seed in range(5):
+        counts = pool_counts(100, seed)
+        assert all(type(count) is int for count in counts)
+        assert min(counts) == 2 and 65 <= max(counts) <= 80
+        assert 1900 <= sum(counts) <= 2200
+        assert np.median(counts) < np.mean(counts) * 2 / 3
+        assert abs(np.corrcoef(counts, range(100))[0, 1]) < 0.3
+    assert pool_counts(37, 4) == counts[:37]
+    assert pool_counts(100, 0) != pool_counts(100, 1)
+
+
+def test_pool_counts_are_the_frozen_ones():
+    assert pool_counts(12, 0) == [74, 8, 6, 2, 55, 2, 15, 4, 35, 25, 9, 2]
 
 
 def test_a_single_image_is_the_one_in_the_set(small):
@@ -101,6 +136,11 @@ def test_every_size_shows_the_same_picture():
     [
         ({"num_classes": 0}, "num_classes=0"),
         ({"images_per_class": -1}, "images_per_class=-1"),
+        ({"images_per_class": [0]}, "images_per_class=0"),
+        ({"images_per_class": [3, 4]}, "2 counts for num_classes=1"),
+        ({"images_per_class": []}, "0 counts for num_classes=1"),
+        ({"first_species": -1}, "first_species=-1"),
+        ({"first_image": -2}, "first_image=-2"),
         ({"image_size": 50}, "image_size=50"),
         ({"image_size": 8}, "image_size=8"),
         ({"pattern_share": 1.5}, "pattern_share=1.5"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmlkit.datasets.aviary_species import (
-    BIRD,
+    ANIMAL,
     PALETTE,
     REGIONS,
     SHAPES,
@@ -53,7 +53,7 @@ def test_a_sprite_holds_a_whole_bird_and_its_eye():
         assert sprite.shape == SPRITE and sprite.dtype == np.uint8
         # The pose repeats the border outwards, so a bird that touched it would be smeared.
         assert not any(edge.any() for edge in (sprite[0], sprite[-1], sprite[:, 0], sprite[:, -1]))
-        painted = set(np.unique((sprite[sprite > 0] - BIRD) // len(TONES)))
+        painted = set(np.unique((sprite[sprite > 0] - ANIMAL) // len(TONES)))
         assert {REGIONS.index("back"), REGIONS.index("wing"), len(REGIONS)} <= painted
         assert max(painted) < len(colours) == len(REGIONS) + 2
 
