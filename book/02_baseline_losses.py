@@ -52,8 +52,8 @@
 # | NormSoftmax | layer norm before the projection, which has no bias | neither, so that all losses share one head |
 
 # %% tags=["parameters"]
-DATASET: str = "aviary"  # images: aviary (drawn by this book), cub200_2010 or class_folder
-DATA_DIR: str = "data"  # folder of a real data set, from the project root; the aviary needs none
+DATASET: str = "aviary"  # images: aviary or butterflies (drawn), or one that `dmlkit data` lists
+DATA_DIR: str = "data"  # folder that holds real data sets, from the project root
 MAX_CLASSES: int = 0  # use only the first classes, for a quick look (half of them test); 0: all
 MAX_IMAGES_PER_CLASS: int = 0  # use only the first images of each class; 0: all
 PROTOCOL: str = "random"  # classes redrawn for every seed (random), or the official ones
@@ -67,6 +67,7 @@ FREEZE_BN: bool = False  # keep the statistics of batch norms fixed
 CACHED_VIEWS: int = 0  # above 0: freeze the trunk, train heads on features of so many views
 IMAGE_SIZE: int = 48  # side of the images the trunk sees, pixels
 CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cropped from it
+SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter side; 0: from squares
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
 METHODS: list = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]  # losses
@@ -93,8 +94,9 @@ import torch
 from torch.nn.functional import normalize
 from torch.optim import Adam
 
+from dmlkit.batches import image_batches
 from dmlkit.claims import judge, rung_of
-from dmlkit.datasets import PICTURES_MAY_BE_SHOWN, load
+from dmlkit.datasets import FAMILIES, PICTURES_MAY_BE_SHOWN, load
 from dmlkit.evaluation import evaluate, evaluate_embeddings
 from dmlkit.features import cache_views
 from dmlkit.losses import (
@@ -118,8 +120,8 @@ from dmlkit.references import colour_histogram, pca, raw_pixels, within_class_wh
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed, set_seed
-from dmlkit.tables import circumstances, show_claims, summarise
-from dmlkit.training import choose_device, fit, image_batches
+from dmlkit.tables import circumstances, is_generated, show_claims, summarise
+from dmlkit.training import choose_device, fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
 results = ChapterResults("02_baseline_losses", globals())
@@ -139,6 +141,7 @@ load_splits = partial(
     DATASET,
     DATA_DIR,
     image_size=CACHE_SIZE,
+    short_side=SHORT_SIDE,
     protocol=PROTOCOL,
     selection=SELECTION,
     max_classes=MAX_CLASSES,
@@ -146,7 +149,11 @@ load_splits = partial(
 )
 splits = load_splits(seed=PICTURED_SEED)
 pd.DataFrame(
-    {name: (part.num_classes, len(part)) for name, part in vars(splits).items() if part},
+    {
+        name: (part.num_classes, len(part))
+        for name, part in vars(splits).items()
+        if part is not None
+    },
     index=["classes", "images"],
 )
 
@@ -155,7 +162,7 @@ pd.DataFrame(
 # replicate: look for what a row has in common, and for rows that could be taken for each other.
 
 # %% tags=["pictures"]
-figure = sample_images(splits.test.all_images(), splits.test.labels)
+figure = sample_images(splits.test)
 results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
@@ -265,6 +272,7 @@ def train(method, splits, trunk, seed):
     batches = image_batches(splits.train, sampler, augment, device)
     own_rate = {"params": loss_fn.parameters(), "lr": LOSS_LR}
     optimizer = Adam([{"params": model.parameters(), "lr": LEARNING_RATE}, own_rate])
+    test = partial(measure, model, splits.test, gallery=splits.gallery)
     validate = (lambda: measure(model, splits.validation).metrics) if splits.validation else None
     fitted = fit(
         [model, loss_fn],
@@ -277,11 +285,11 @@ def train(method, splits, trunk, seed):
         measure_every=MEASURE_EVERY,
         description=f"{method}, seed {seed}",
     )
-    last = measure(model, splits.test)
+    last = test()
     if fitted.best_step == STEPS:
         return last, last, fitted
     model.load_state_dict(fitted.best_states[0])
-    return measure(model, splits.test), last, fitted
+    return test(), last, fitted
 
 
 # %% [markdown]
@@ -306,15 +314,18 @@ feature_references = {
 # %%
 def refer(name, splits, trunk):
     """Return the test results of one reference on one replicate."""
-    if name in pixel_references:
-        embeddings = pixel_references[name](splits.test.all_images())
-    else:
-        cached, _ = freeze(splits, trunk, views=max(1, CACHED_VIEWS))
-        train, test = (
-            normalize(first_view(part.all_images())) for part in (cached.train, cached.test)
-        )
-        embeddings = feature_references[name](train, splits.train.labels, test)
-    return evaluate_embeddings(embeddings, splits.test.labels, ks=ranks)
+    if name not in pixel_references:
+        splits, _ = freeze(splits, trunk, views=max(1, CACHED_VIEWS))
+
+    def represent(part):
+        if name in pixel_references:
+            return pixel_references[name](part.all_images())
+        train, features = (normalize(first_view(p.all_images())) for p in (splits.train, part))
+        return feature_references[name](train, splits.train.labels, features)
+
+    gallery = splits.gallery and (represent(splits.gallery), splits.gallery.labels)
+    test = represent(splits.test)
+    return evaluate_embeddings(test, splits.test.labels, ks=ranks, gallery=gallery)
 
 
 # %% [markdown]
@@ -408,9 +419,7 @@ results.save_figure("umap", embedding_maps(panels, test.labels))
 # %% tags=["pictures"]
 retrieved = evaluate_embeddings(trained, test.labels, ks=(1, 6)).retrieval
 picked = spread_queries(retrieved.per_query["recall_at_1"].numpy(), 6)
-figure = nearest_neighbours(
-    test.all_images(), test.labels, retrieved.neighbours[picked], retrieved.queries[picked]
-)
+figure = nearest_neighbours(test, retrieved.neighbours[picked], retrieved.queries[picked])
 results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
@@ -426,9 +435,9 @@ results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY
 # marked as demonstrations. The list was committed before the runs ([`claims.csv`](claims.csv)).
 
 # %%
-rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=is_subset)
+rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=is_subset or is_generated(rows))
 # Random halves of one set of classes overlap; species drawn anew for each replicate do not.
-overlap = 1.0 if PROTOCOL == "random" and DATASET != "aviary" else 0.0
+overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
 claims = judge("02_baseline_losses", rung, rows, per_query, overlap=overlap)
 show_claims(results.save_claims(claims))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from dmlkit.datasets import FAMILIES
 from dmlkit.paths import PROJECT_ROOT
 
 DRAWS = 4000  # bootstrap draws; a p value cannot be smaller than 1 / (DRAWS + 1)
@@ -214,9 +215,13 @@ def rung_of(dataset: str, weights: str, cached_views: int, *, is_subset: bool) -
     own images, for a part of a data set, and for photographs without pre-trained weights, on
     which no claim is judged.
     """
-    if dataset == "aviary":
+    if dataset in FAMILIES:
         return "drawn"
-    if is_subset or dataset == "class_folder" or (weights == "none" and dataset != "omniglot"):
+    if (
+        is_subset
+        or dataset in ("class_folder", "list_files")
+        or (weights == "none" and dataset != "omniglot")
+    ):
         return "none"
     if cached_views:
         return "features"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from dmlkit.chapters import sync_notebooks
+from dmlkit.paths import resolve
 from dmlkit.readme import update_readme
 from dmlkit.running import run_book
 
@@ -25,10 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")
     sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
     sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
+    data = commands.add_parser("data", help="check the data sets, and say how to get them")
+    data.add_argument("names", nargs="*", metavar="NAME", help="default: all that are there")
+    data.add_argument("--data-dir", default="data", help="folder that holds them (default: data)")
+    data.add_argument("--quick", action="store_true", help="read lists only, open no images")
+    data.add_argument("--download", action="store_true", help="fetch it first (omniglot only)")
     commands.add_parser("readme", help="rewrite the results table of README.md from results/")
     options = parser.parse_args(arguments)
     try:
-        return {"run": _run, "sync": _sync, "readme": _readme}[options.command](options)
+        do = {"run": _run, "sync": _sync, "data": _data, "readme": _readme}
+        return do[options.command](options)
     except (ValueError, OSError) as error:
         print(f"dmlkit: {error}", file=sys.stderr)
         return 2
@@ -69,6 +76,25 @@ def _sync(options: argparse.Namespace) -> int:
     for path in changed:
         print(f"{path.name} {'differs from its .py; run make notebooks' if options.check else ''}")
     return 1 if changed and options.check else 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    # Importing torch takes seconds, which the other commands can spare.
+    from dmlkit.datasets import READERS
+    from dmlkit.datasets.checking import check_data, download
+
+    known = [name for name in READERS if name not in ("class_folder", "list_files")]
+    if unknown := set(options.names) - set(READERS):
+        raise ValueError(f"there is no data set {min(unknown)!r}; choose from {', '.join(READERS)}")
+    root, all_right = resolve(options.data_dir), True
+    if options.download:
+        download(options.names, root)
+    for name in options.names or known:
+        lines, state = check_data(name, root, quick=options.quick)
+        print("\n".join(lines), flush=True)
+        # Nobody has all of them, so what is absent counts only if it was asked for.
+        all_right = all_right and (state == "whole" or (state == "absent" and not options.names))
+    return 0 if all_right else 1
 
 
 def _readme(options: argparse.Namespace) -> int:

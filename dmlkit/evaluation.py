@@ -1,11 +1,12 @@
 """Embed a set with a model and measure retrieval on it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from dmlkit.batches import Transform, image_batches
 from dmlkit.datasets import ImageSet
 from dmlkit.metrics import Retrieval, retrieval_metrics
 
@@ -32,7 +33,7 @@ class Evaluation:
 def embed(
     model: nn.Module,
     image_set: ImageSet,
-    transform: Callable[[Tensor], Tensor],
+    transform: Transform,
     *,
     device: torch.device,
     batch_size: int = 250,
@@ -47,27 +48,48 @@ def embed(
         batch_size: images at a time; the result does not depend on it beyond rounding.
     """
     model.eval()
-    parts = [
-        model(transform(image_set.gather(positions).to(device))).float().cpu()
-        for positions in torch.arange(len(image_set)).split(batch_size)
-    ]
-    return torch.cat(parts)
+    in_order = torch.arange(len(image_set)).split(batch_size)
+    batches = image_batches(image_set, in_order, transform, device)
+    return torch.cat([model(images).float().cpu() for images, _ in batches])
 
 
 def evaluate(
     model: nn.Module,
     image_set: ImageSet,
-    transform: Callable[[Tensor], Tensor],
+    transform: Transform,
     *,
     device: torch.device,
     ks: tuple[int, ...],
+    gallery: ImageSet | None = None,
 ) -> Evaluation:
-    """Embed ``image_set`` and let each image query all the others."""
+    """Embed ``image_set`` and let each image query all the others, or those of ``gallery``."""
     embeddings = embed(model, image_set, transform, device=device)
-    return evaluate_embeddings(embeddings, image_set.labels, ks=ks)
+    if gallery is None:
+        return evaluate_embeddings(embeddings, image_set.labels, ks=ks)
+    searched = embed(model, gallery, transform, device=device), gallery.labels
+    return evaluate_embeddings(embeddings, image_set.labels, ks=ks, gallery=searched)
 
 
-def evaluate_embeddings(embeddings: Tensor, labels: Tensor, *, ks: tuple[int, ...]) -> Evaluation:
-    """Normalise ``embeddings`` (N, D) to unit rows and let each row query all the others."""
-    unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
-    return Evaluation(unit, retrieval_metrics(unit, labels, ks=ks))
+def evaluate_embeddings(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    ks: tuple[int, ...],
+    gallery: tuple[Tensor, Tensor] | None = None,
+) -> Evaluation:
+    """Normalise ``embeddings`` (N, D) to unit rows and let each query all the others.
+
+    Args:
+        embeddings: (N, D) of the queries.
+        labels: (N,) their classes.
+        ks: numbers of neighbours for Recall@K.
+        gallery: embeddings (M, D) and labels (M,) of the images to search instead.
+    """
+    unit = normalize(embeddings.float(), dim=1)
+    if gallery is None:
+        return Evaluation(unit, retrieval_metrics(unit, labels, ks=ks))
+    searched, searched_labels = normalize(gallery[0].float(), dim=1), gallery[1]
+    retrieval = retrieval_metrics(
+        unit, labels, gallery=searched, gallery_labels=searched_labels, ks=ks
+    )
+    return Evaluation(unit, retrieval)

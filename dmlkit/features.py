@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dmlkit.datasets import ImageSet, Splits
-from dmlkit.datasets.cache import cached_array
+from dmlkit.datasets.cache import cached_arrays
 from dmlkit.models import Trunk
 from dmlkit.seeding import derive_seed
 from dmlkit.transforms import RandomResizedCropFlip, centre_crop
@@ -92,24 +93,27 @@ def cached_features(
         The same set with a store of (M, V, F) float16 features.
     """
     trunk.eval()
-    images = image_set.images
+    images, sizes = image_set.images, image_set.sizes
     seed = derive_seed(0, "cached views")
     augment = RandomResizedCropFlip(image_size, scale=scale, seed=seed)
+    plain = partial(centre_crop, image_size=image_size)
 
-    def fill(store: np.ndarray) -> None:
+    def fill(arrays: dict[str, np.ndarray]) -> None:
         progress = tqdm(
             total=views * len(images), desc="features", unit=" images", file=sys.stdout, ascii=True
         )
         for rows in torch.arange(len(images)).split(batch_size):
-            stored = images[rows].to(device)
+            stored = images.index_select(0, rows).to(device)
+            shapes = None if sizes is None else sizes[rows]
             for view in range(views):
-                pixels = augment(stored) if view else centre_crop(stored, image_size)
-                store[rows, view] = trunk(pixels).half().cpu().numpy()
+                pixels = augment(stored, shapes) if view else plain(stored, shapes)
+                arrays["features"][rows, view] = trunk(pixels).half().cpu().numpy()
                 progress.update(len(rows))
 
     identity = (
         image_set.fingerprint,
         tuple(images.shape),
+        0 if sizes is None else int(sizes[0].min()),  # the shorter side
         views,
         image_size,
         tuple(scale),
@@ -117,7 +121,8 @@ def cached_features(
     )
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     shape = (len(images), views, trunk.out_features)
-    return image_set.with_images(cached_array(f"features/{key}", shape, np.float16, fill))
+    arrays = cached_arrays(f"features/{key}", {"features": (shape, np.float16)}, fill)
+    return image_set.with_images(arrays["features"])
 
 
 def _fingerprint(trunk: Trunk) -> str:

@@ -10,6 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dmlkit.datasets import ImageSet
+
 RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]
 
 
@@ -101,13 +103,12 @@ def embedding_maps(
 
 
 def nearest_neighbours(
-    images: Tensor, labels: Tensor, neighbours: Tensor, queries: Tensor, *, count: int = 6
+    image_set: ImageSet, neighbours: Tensor, queries: Tensor, *, count: int = 6
 ) -> Figure:
     """Show query images, each followed by its nearest neighbours framed right or wrong.
 
     Args:
-        images: (N, 3, S, S) uint8.
-        labels: (N,) classes.
+        image_set: images (N, 3, S, S) uint8.
         neighbours: (Q, K) positions of the neighbours of each query in ``queries``.
         queries: (Q,) positions of the queries shown, a row each.
         count: neighbours shown, at most K.
@@ -116,11 +117,12 @@ def nearest_neighbours(
     size = (1.15 * (count + 1), 1.2 * len(queries) + 0.3)
     figure, axes = plt.subplots(len(queries), count + 1, figsize=size, squeeze=False)
     for line, query in zip(axes, range(len(queries)), strict=True):
-        shown = [int(queries[query]), *neighbours[query, :count].tolist()]
-        for rank, (axis, position) in enumerate(zip(line, shown, strict=True)):
-            axis.imshow(images[position].permute(1, 2, 0).numpy())
+        shown = torch.cat([queries[query : query + 1], neighbours[query, :count]])
+        labels, images = image_set.labels[shown], image_set.gather(shown)
+        for rank, (axis, image) in enumerate(zip(line, images, strict=True)):
+            axis.imshow(image.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
-            is_right = labels[position] == labels[shown[0]]
+            is_right = labels[rank] == labels[0]
             colour = ("black", RIGHT, WRONG)[0 if rank == 0 else 1 if is_right else 2]
             for spine in axis.spines.values():
                 spine.set(color=colour, linewidth=3, visible=True)
@@ -133,20 +135,18 @@ def nearest_neighbours(
     return figure
 
 
-def sample_images(
-    images: Tensor, labels: Tensor, *, classes: int = 6, per_class: int = 8
-) -> Figure:
+def sample_images(image_set: ImageSet, *, classes: int = 6, per_class: int = 8) -> Figure:
     """Show the first images of the first classes, as many as there are, a class per row."""
-    classes = min(classes, int(labels.max()) + 1)
-    available = int(labels.bincount()[:classes].min())
-    columns = min(per_class, available)
+    labels = image_set.labels
+    classes = min(classes, image_set.num_classes)
+    columns = min(per_class, int(labels.bincount()[:classes].min()))
     figure, axes = plt.subplots(
         classes, columns, figsize=(1.1 * columns, 1.1 * classes), squeeze=False
     )
     for label, line in enumerate(axes):
         positions = (labels == label).nonzero().squeeze(1)[:columns]
-        for axis, position in zip(line, positions.tolist(), strict=True):
-            axis.imshow(images[position].permute(1, 2, 0).numpy())
+        for axis, image in zip(line, image_set.gather(positions), strict=True):
+            axis.imshow(image.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
     return figure
 

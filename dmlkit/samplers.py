@@ -4,11 +4,13 @@ A sampler is an endless iterator of int64 index tensors (batch,). It draws from 
 so equal seeds give equal batches whatever else the process draws; a new sampler starts over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
+
+BATCHES_AHEAD = 32  # A, batches drawn at a time
 
 
 class MPerClassSampler:
@@ -51,6 +53,7 @@ class MPerClassSampler:
         self._by_class = labels.argsort(stable=True)  # (N,), images sorted by class
         self._starts = self._sizes.cumsum(0) - self._sizes  # (C,), where each class begins
         self._generator = torch.Generator().manual_seed(seed)
+        self._batches = self._draw_batches()
 
     def __iter__(self) -> Self:
         """Return the sampler itself: iterating again goes on with the next batch."""
@@ -58,10 +61,24 @@ class MPerClassSampler:
 
     def __next__(self) -> Tensor:
         """Return the image indices of the next batch: (B,) int64."""
-        classes = torch.randperm(len(self._sizes), generator=self._generator)
-        classes = classes[: self._classes_per_batch]  # (K,)
-        rank = self._draw_ranks(self._sizes[classes][:, None])  # (K, M)
-        return self._by_class[self._starts[classes][:, None] + rank].flatten()
+        return next(self._batches)
+
+    def _draw_batches(self) -> Iterator[Tensor]:
+        """Draw several batches at a time: many small tensors cost more than a few large ones."""
+        while True:
+            classes = torch.tensor([self._draw_classes() for _ in range(BATCHES_AHEAD)]).flatten()
+            rank = self._draw_ranks(self._sizes[classes][:, None])  # (A K, M)
+            images = self._by_class[self._starts[classes][:, None] + rank]  # (A K, M)
+            yield from images.view(BATCHES_AHEAD, -1)
+
+    def _draw_classes(self) -> list[int]:
+        """Return K distinct classes: the first K different ones of draws with replacement."""
+        drawn: dict[int, None] = {}
+        while len(drawn) < self._classes_per_batch:
+            shape = (2 * self._classes_per_batch,)
+            more = torch.randint(len(self._sizes), shape, generator=self._generator)
+            drawn |= dict.fromkeys(more.tolist())
+        return list(drawn)[: self._classes_per_batch]
 
     def _draw_ranks(self, sizes: Tensor) -> Tensor:
         """Return positions within classes of ``sizes`` (K, 1): (K, M), all classes at once."""

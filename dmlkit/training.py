@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dmlkit.datasets import ImageSet
+from dmlkit.batches import Batch
 
-Batch = tuple[Tensor, Tensor]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -120,18 +119,6 @@ def fit(
         raise ValueError(f"the batches ended before step {steps}; give endless ones")
     result.seconds = time.perf_counter() - start
     return result
-
-
-def image_batches(
-    image_set: ImageSet,
-    sampler: Iterable[Tensor],
-    transform: Callable[[Tensor], Tensor],
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Yield (images, labels) on ``device``, transformed there, for each batch of positions."""
-    for positions in sampler:
-        images = image_set.gather(positions).to(device)
-        yield transform(images), image_set.labels[positions].to(device)
 
 
 def choose_device(name: str) -> torch.device:

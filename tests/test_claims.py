@@ -212,11 +212,14 @@ def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeyp
     ("dataset", "weights", "views", "is_subset", "rung"),
     [
         ("aviary", "none", 0, True, "drawn"),
+        ("butterflies", "none", 0, False, "drawn"),
         ("cub200_2010", "imagenet", 4, False, "features"),
         ("cub200_2010", "imagenet", 0, False, "birds"),
         ("cub200_2010", "imagenet", 4, True, "none"),
         ("cub200_2010", "none", 0, False, "none"),
         ("class_folder", "imagenet", 4, False, "none"),
+        ("list_files", "imagenet", 4, False, "none"),
+        ("cars196", "imagenet", 0, False, "paper"),
         ("omniglot", "none", 0, False, "omniglot"),
     ],
 )

@@ -20,8 +20,8 @@ def photographs(count=24, num_classes=4, size=6):
     return ImageSet(images, torch.arange(count) % num_classes, names, "0a", torch.arange(count))
 
 
-def crop(images):
-    return centre_crop(images, 4)
+def crop(images, sizes=None):
+    return centre_crop(images, image_size=4)
 
 
 def test_a_trivial_model_is_retrieval_among_the_raw_pixels():
@@ -67,7 +67,9 @@ def test_images_are_embedded_in_evaluation_mode_whatever_the_batch_size(network,
 
 
 def test_embeddings_are_float32_on_the_cpu_and_hold_no_graph(network):
-    embeddings = embed(network.bfloat16(), photographs(), lambda x: crop(x).bfloat16(), device=CPU)
+    embeddings = embed(
+        network.bfloat16(), photographs(), lambda x, sizes: crop(x).bfloat16(), device=CPU
+    )
     assert embeddings.dtype == torch.float32
     assert embeddings.device == CPU
     assert not embeddings.requires_grad
@@ -80,3 +82,20 @@ def test_embeddings_are_brought_to_unit_length_before_retrieval():
     torch.testing.assert_close(result.embeddings.norm(dim=1), torch.ones(4))
     assert result.retrieval.neighbours[1:3, 0].tolist() == [2, 1]
     assert result.embeddings.dtype == torch.float32
+
+
+def test_queries_with_a_gallery_are_compared_with_it_alone():
+    embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    gallery = torch.tensor([[2.0, 0.1], [0.1, 3.0]]), torch.tensor([0, 1])
+    result = evaluate_embeddings(embeddings, torch.tensor([0, 1, 1]), ks=(1,), gallery=gallery)
+    # The second query's nearest item is of class 0; among the queries it would be the first one.
+    assert result.retrieval.per_query["recall_at_1"].tolist() == [1, 0, 1]
+    assert result.embeddings.shape == (3, 2)
+
+
+def test_a_gallery_is_embedded_by_the_model_too():
+    queries, gallery = photographs(8), photographs(24)
+    result = evaluate(nn.Flatten(), queries, crop, device=CPU, ks=(1,), gallery=gallery)
+    # The gallery holds each query, which no self-match hides.
+    assert result.metrics["recall_at_1"] == 1
+    assert len(result.retrieval.queries) == 8

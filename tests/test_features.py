@@ -1,5 +1,6 @@
 """Cached features are the trunk's, computed once per trunk, data set and setting."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -58,7 +59,7 @@ def direct(trunk, images):
 def test_view_0_is_what_the_trunk_in_evaluation_mode_makes_of_the_centre_crop(watched):
     image_set = photographs()
     features = compute(watched.trunk.train(), image_set)
-    expected = direct(watched.trunk, centre_crop(image_set.images, 16))
+    expected = direct(watched.trunk, centre_crop(image_set.images, image_size=16))
     assert features.images.shape == (COUNT, 2, 32)
     assert features.images.dtype == torch.float16
     torch.testing.assert_close(first_view(features.images), expected, rtol=1e-3, atol=1e-4)
@@ -86,8 +87,8 @@ def test_views_of_an_image_differ_and_come_out_the_same_again(watched, cache):
     for one, other in ((0, 1), (0, 2), (1, 2)):
         # On images this small, two crops may happen to be the same.
         assert (first[:, one] != first[:, other]).any(dim=1).float().mean() > 0.9
-    (file,) = cache.glob("*.npy")
-    file.unlink()
+    (file,) = cache.glob("*/features.npy")
+    shutil.rmtree(file.parent)
     torch.manual_seed(1)
     assert torch.equal(compute(watched.trunk, views=3).images, first)
 
@@ -98,7 +99,7 @@ def test_a_second_call_reads_the_cache_and_leaves_the_trunk_alone(watched, cache
     again = compute(watched.trunk)
     assert sum(watched.calls) == 2 * COUNT
     assert torch.equal(first.images, again.images)
-    assert len(list(cache.glob("*.npy"))) == 1
+    assert len(list(cache.glob("*/features.npy"))) == 1
 
 
 def change_a_weight(trunk):
@@ -125,7 +126,7 @@ def test_another_trunk_has_another_cache(change, watched, cache):
     after = compute(watched.trunk).images
     assert sum(watched.calls) == 4 * COUNT
     assert not torch.equal(before, after)
-    assert len(list(cache.glob("*.npy"))) == 2
+    assert len(list(cache.glob("*/features.npy"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_another_trunk_has_another_cache(change, watched, cache):
 def test_other_settings_and_other_images_have_another_cache(setting, watched, cache):
     compute(watched.trunk)
     compute(watched.trunk, **setting)
-    assert len(list(cache.glob("*.npy"))) == 2
+    assert len(list(cache.glob("*/features.npy"))) == 2
 
 
 def cached_splits(trunk, splits, views):
@@ -149,10 +150,10 @@ def test_all_parts_of_a_data_set_share_one_cache_and_keep_their_own_images(watch
     frozen, stand_in = cached_splits(watched.trunk, splits, 2)
 
     assert sum(watched.calls) == 2 * COUNT
-    assert len(list(cache.glob("*.npy"))) == 1
+    assert len(list(cache.glob("*/features.npy"))) == 1
     assert frozen.validation is None and frozen.unlabelled is None
     for part, pixels in ((frozen.train, splits.train), (frozen.test, splits.test)):
-        expected = direct(watched.trunk, centre_crop(pixels.all_images(), 16))
+        expected = direct(watched.trunk, centre_crop(pixels.all_images(), image_size=16))
         ours = first_view(part.gather(torch.arange(len(part))))
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
         assert torch.equal(part.labels, pixels.labels)

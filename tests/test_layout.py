@@ -13,6 +13,7 @@ LAYERS = [
     {"paths", "seeding", "distances"},
     {"miners"},
     {"datasets", "transforms", "samplers", "models", "losses", "metrics", "references"},
+    {"batches"},
     {"training", "evaluation", "features"},
     {"chapters", "provenance"},
     {"claims", "plots", "results"},
@@ -71,7 +72,7 @@ def test_every_module_has_its_test(path):
 
 
 def test_every_test_has_its_module():
-    elsewhere = {"test_layout", "test_environment", "test_book", "test_readme_file"}
+    elsewhere = {"test_layout", "test_environment", "test_book", "test_readme_file", "test_load"}
     for test in (ROOT / "tests").rglob("test_*.py"):
         if "benchmarks" in test.parts or "drills" in test.parts or test.stem in elsewhere:
             continue

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dmlkit import plots
+from dmlkit.datasets import ImageSet
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +41,16 @@ def test_without_validation_only_the_loss_is_shown():
     assert len(plots.learning_curves(rows_with_history(validated=False), ["a", "b"]).axes) == 1
 
 
+def black_images(labels):
+    labels = torch.tensor(labels)
+    names = tuple(map(str, labels.unique().tolist()))
+    images = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    return ImageSet(images, labels, names, "", torch.arange(len(labels)))
+
+
 def test_neighbours_are_framed_and_signed_right_or_wrong():
-    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     figure = plots.nearest_neighbours(
-        images, torch.tensor([0, 0, 1, 1]), torch.tensor([[1, 2, 3]]), torch.tensor([0]), count=2
+        black_images([0, 0, 1, 1]), torch.tensor([[1, 2, 3]]), torch.tensor([0]), count=2
     )
     query, right, wrong = figure.axes
     assert (right.get_xlabel(), wrong.get_xlabel()) == ("✓", "✗")
@@ -58,10 +65,10 @@ def test_picked_queries_are_half_right_and_half_wrong_and_spread():
 
 
 def test_sample_images_has_a_row_per_class():
-    images, labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert len(plots.sample_images(images, labels, classes=1, per_class=3).axes) == 3
+    image_set = black_images([0, 0, 0, 1, 1, 1])
+    assert len(plots.sample_images(image_set, classes=1, per_class=3).axes) == 3
     # Asked for more than there are, it shows what there is.
-    assert len(plots.sample_images(images, labels, classes=6, per_class=8).axes) == 6
+    assert len(plots.sample_images(image_set, classes=6, per_class=8).axes) == 6
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dmlkit.datasets import ImageSet
 from dmlkit.losses import NormSoftmaxLoss
-from dmlkit.training import choose_device, fit, image_batches
+from dmlkit.training import choose_device, fit
 
 
 def blobs(batch_size=12, seed=0):
@@ -314,18 +313,6 @@ def test_the_model_computes_in_the_asked_for_precision_and_its_parameters_stay_f
     assert set(dtypes) == {dtype}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
-
-
-def test_image_batches_are_the_transformed_images_and_their_labels():
-    images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 3, 2, 2)
-    image_set = ImageSet(
-        images, torch.tensor([0, 1, 2]), ("a", "b", "c"), "0a", torch.tensor([5, 1, 3])
-    )
-    sampler = [torch.tensor([2, 0]), torch.tensor([1, 1])]
-    batches = image_batches(image_set, sampler, lambda x: 10 * x.float(), torch.device("cpu"))
-    pixels, labels = zip(*batches, strict=True)
-    assert [p[:, 0, 0, 0].tolist() for p in pixels] == [[30, 50], [10, 10]]
-    assert [y.tolist() for y in labels] == [[2, 0], [1, 1]]
 
 
 def test_auto_is_cuda_if_there_is_one_and_else_the_cpu():

@@ -1,47 +1,105 @@
 """The data sets of the book, all read by ``load``."""
 
-import hashlib
 from pathlib import Path
+from types import ModuleType
 
-import numpy as np
 import torch
 
-from dmlkit.datasets.aviary import draw_aviary
-from dmlkit.datasets.cache import cached_array
-from dmlkit.datasets.class_folder import read_class_folder
-from dmlkit.datasets.image_set import ImageSet, Splits, split_classes
+from dmlkit.datasets import (
+    cars196,
+    class_folder,
+    compcars,
+    cub200_2010,
+    cub200_2011,
+    fashion200k,
+    in_shop,
+    list_files,
+    nabirds,
+    omniglot,
+    stanford_online_products,
+)
+from dmlkit.datasets.decoding import decoded_images, fingerprint
+from dmlkit.datasets.drawn import FAMILIES, load_drawn
+from dmlkit.datasets.image_set import ImageSet
+from dmlkit.datasets.listing import Listing, check_counts
+from dmlkit.datasets.splitting import Splits, split_classes
 from dmlkit.paths import resolve
 
-__all__ = ["DATASETS", "PICTURES_MAY_BE_SHOWN", "ImageSet", "Splits", "load", "split_classes"]
+__all__ = [
+    "DATASETS",
+    "FAMILIES",
+    "PICTURES_MAY_BE_SHOWN",
+    "READERS",
+    "ImageSet",
+    "Splits",
+    "list_images",
+    "load",
+    "split_classes",
+]
 
-DATASETS = ("aviary", "class_folder", "cub200_2010")
+READERS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        cub200_2011,
+        cars196,
+        stanford_online_products,
+        in_shop,
+        cub200_2010,
+        omniglot,
+        nabirds,
+        compcars,
+        fashion200k,
+        list_files,
+        class_folder,
+    )
+}
+DATASETS = (*FAMILIES, *READERS)
 # Photographs of the research sets must not be redistributed, so figures that show them stay local.
-PICTURES_MAY_BE_SHOWN = {"aviary"}
+PICTURES_MAY_BE_SHOWN = {*FAMILIES, "omniglot"}
 
 
 def load(
     name: str,
-    root: str | Path,
+    root: str | Path = "data",
     *,
     image_size: int,
+    short_side: int = 0,
     protocol: str = "official",
+    fold: int | None = None,
     seed: int = 0,
     selection: str = "last",
+    pool: str = "none",
+    pool_root: str | Path = "",
+    pool_share: float = 0.0,
+    set_aside: float = 0.0,
+    pattern_share: float = 0.5,
     max_classes: int = 0,
     max_images_per_class: int = 0,
 ) -> Splits:
     """Load a data set and split it by class.
 
     Args:
-        name: ``aviary`` (drawn here, half of the species for testing), ``cub200_2010`` (official
-            layout) or ``class_folder`` (any folder of class folders, first half for training).
-        root: the folder that holds the data set; the drawn one needs none.
+        name: one of ``DATASETS``: ``aviary`` and ``butterflies`` are drawn here, ``class_folder``
+            is any folder of class folders and ``list_files`` any images named by lists; the others
+            are read in their official layouts and checked against their published counts.
+        root: the folder that holds the data set, or the folder of that one; drawn data need none.
         image_size: side in pixels at which images are kept.
-        protocol: ``official`` classes, or ``random`` ones redrawn with ``seed``. The aviary has
-            no official classes: there it means the species of seed 0.
+        short_side: above 0, transforms crop from photographs in their own shape, the shorter side
+            resized to so many pixels (torchvision's ``Resize(S)``); 0 crops from the squares that
+            are kept (``Resize((S, S))``).
+        protocol: ``official`` classes, ``random`` ones redrawn with ``seed``, or the halves of
+            the ``reality_check``. Omniglot keeps the characters of an alphabet together.
+        fold: 0 to 3 holds out that quarter of the training classes for validation (the Reality
+            Check's cross-validation); None goes by ``selection``.
         seed: the replicate.
         selection: ``validation`` holds out the last 20 % of the training classes for choosing steps
             and settings; ``last`` trains on all of them.
+        pool: unlabelled images: ``none``; ``other_classes``, ``labelled_classes`` or
+            ``test_classes`` of this data set (see ``split_classes``); or another data set's name.
+        pool_root: the folder that holds that other data set; empty for ``root``.
+        pool_share: share of the training classes that become ``other_classes``.
+        set_aside: share of the images of every class kept for pools alone.
+        pattern_share: of drawn data, how much pattern and shape tell species apart, not colour.
         max_classes: use only the first classes, for a quick look; 0 uses all.
         max_images_per_class: use only the first images of each class; 0 uses all.
 
@@ -49,62 +107,56 @@ def load(
         ValueError: an unknown choice, or data that do not follow the published protocol.
         FileNotFoundError: missing data, with the place where they were expected.
     """
+    if name not in DATASETS:
+        raise ValueError(f"DATASET={name!r} is unknown; choose one of {', '.join(DATASETS)}")
     if selection not in ("validation", "last"):
         raise ValueError(f"SELECTION={selection!r} is unknown; choose validation or last")
-    if name == "aviary":
-        drawn_seed = seed if protocol == "random" else 0
-        everything = _aviary(max_classes or 100, max_images_per_class or 24, drawn_seed, image_size)
-        num_train = everything.num_classes // 2
-        # Random species are a random split already; splitting at random again would add nothing.
-        protocol = "official" if protocol == "random" else protocol
-    elif name == "class_folder":
-        everything = read_class_folder(resolve(root), image_size)
-        num_train = everything.num_classes // 2
-    elif name == "cub200_2010":
-        everything = _cub200_2010(resolve(root), image_size)
-        num_train = 100
-    else:
-        raise ValueError(f"DATASET={name!r} is unknown; choose one of {', '.join(DATASETS)}")
-    if name != "aviary" and max_images_per_class:
-        everything = everything.keep_images_per_class(max_images_per_class)
-    if name != "aviary" and max_classes:
-        halves = torch.arange(num_train), torch.arange(num_train, everything.num_classes)
-        everything = everything.keep_classes(torch.cat([h[: max_classes // 2] for h in halves]))
-        num_train = min(num_train, max_classes // 2)
-    return split_classes(
-        everything,
-        num_train,
-        protocol=protocol,
-        seed=seed,
-        validation_fraction=0.2 if selection == "validation" else 0.0,
+    limits = {"max_classes": max_classes, "max_images_per_class": max_images_per_class}
+    split = {"protocol": protocol, "fold": fold, "seed": seed}
+    split["validation_fraction"] = 0.2 if selection == "validation" else 0.0
+    if name in FAMILIES:
+        look = {"image_size": image_size, "pattern_share": pattern_share}
+        return load_drawn(name, pool=pool, **look, **split, **limits)
+    listing = list_images(name, root).limited(**limits)
+    splits = split_classes(
+        read_images(listing, image_size, short_side),
+        listing.num_train,
+        groups=None if listing.groups is None else torch.from_numpy(listing.groups),
+        is_gallery=None if listing.is_gallery is None else torch.from_numpy(listing.is_gallery),
+        pool="none" if pool in READERS else pool,
+        pool_share=pool_share,
+        set_aside=set_aside,
+        **split,
     )
+    if pool in READERS:
+        listing = list_images(pool, pool_root or root).limited(**limits)
+        unlabelled = read_images(listing, image_size, short_side)
+        return Splits(**vars(splits) | {"unlabelled": unlabelled})
+    return splits
 
 
-def _aviary(num_classes: int, images_per_class: int, seed: int, image_size: int) -> ImageSet:
-    """Draw the aviary, or memory-map an earlier drawing of it."""
-    modules = sorted(Path(__file__).parent.glob("aviary*.py"))
-    key = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:12]
-    name = f"aviary-{key}-{num_classes}x{images_per_class}-seed{seed}-{image_size}"
+def list_images(name: str, root: str | Path) -> Listing:
+    """Return the images of the data set called ``name``, after the guard of its protocol.
 
-    def draw(store: np.ndarray) -> None:
-        drawn = draw_aviary(num_classes, images_per_class, seed, image_size=image_size)
-        store[:] = drawn.images
-
-    shape = (num_classes * images_per_class, 3, image_size, image_size)
-    images = cached_array(f"images/{name}", shape, np.uint8, draw)
-    labels = torch.arange(num_classes).repeat_interleave(images_per_class)
-    # Species of different seeds have nothing but their number in common, so neither have names.
-    names = tuple(f"species {label:03d} of seed {seed}" for label in range(num_classes))
-    fingerprint = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    return ImageSet(images, labels, names, fingerprint, torch.arange(len(labels)))
+    Raises:
+        ValueError: the files do not follow the published protocol.
+        FileNotFoundError: they are not there.
+    """
+    if name not in READERS:
+        raise ValueError(f"DATASET={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    reader = READERS[name]
+    listing = reader.list_images(resolve(root))
+    check_counts(name, reader.ABOUT, listing)
+    return reader.select_images(listing) if hasattr(reader, "select_images") else listing
 
 
-def _cub200_2010(root: Path, image_size: int) -> ImageSet:
-    """Read CUB-200 (Welinder et al. 2010); its 2011 successor has 11,788 images, not 6,033."""
-    everything = read_class_folder(root / "images", image_size)
-    if (everything.num_classes, len(everything)) != (200, 6033):
-        raise ValueError(
-            f"{root} holds {len(everything)} images of {everything.num_classes} classes, but "
-            "CUB-200 (2010) has 6,033 of 200; unpack it again, or use DATASET=class_folder"
-        )
-    return everything
+def read_images(listing: Listing, image_size: int, short_side: int = 0) -> ImageSet:
+    """Return the images of ``listing``, decoded; for the arguments see ``load``."""
+    content = fingerprint(listing)
+    images, original = decoded_images(listing, content, image_size)
+    sizes = None
+    if short_side:  # rounded down, as torchvision does
+        sizes = short_side * original // original.min(dim=1, keepdim=True).values
+    labels = torch.from_numpy(listing.labels)
+    index = torch.arange(len(labels))
+    return ImageSet(images, labels, listing.class_names, content, index, sizes)

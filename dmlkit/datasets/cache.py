@@ -1,5 +1,9 @@
 """Arrays that are computed once and memory-mapped afterwards, whichever process comes first."""
 
+import math
+import mmap
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,30 +12,91 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from dmlkit.paths import PROJECT_ROOT, write_atomically
+from dmlkit.paths import PROJECT_ROOT, check_writable
+
+# Python names it from 3.13 on; the number is that of Linux.
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+Shapes = dict[str, tuple[tuple[int, ...], type]]
 
 
-def cached_array(
-    name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]
-) -> Tensor:
-    """Return the memory-mapped array ``.cache/<name>.npy``, letting ``fill`` write it if absent.
+def cache_folder() -> Path:
+    """Return the folder of all caches: ``.cache`` of the project, or what DMLKIT_CACHE names."""
+    return Path(os.environ.get("DMLKIT_CACHE") or PROJECT_ROOT / ".cache").expanduser()
 
-    Processes that need the same array at once wait for the first to write it. A killed writer
-    leaves nothing that a later one would read.
+
+def is_cached(name: str) -> bool:
+    """Whether the arrays called ``name`` are complete."""
+    return (cache_folder() / name).is_dir()
+
+
+def cached_arrays(
+    name: str, shapes: Shapes, fill: Callable[[dict[str, np.ndarray]], None]
+) -> dict[str, Tensor]:
+    """Return memory-mapped arrays from the folder ``name``, letting ``fill`` write them if absent.
+
+    Processes that need the same arrays at once wait for the first to write them. A killed writer
+    leaves nothing that a later one would read; what it left is removed by the next.
 
     Args:
         name: unique for the content, with its sub-folder, e.g. ``images/0a1b2c-48``.
-        shape: shape of the array.
-        dtype: NumPy scalar type of the array.
-        fill: writes the values into the array it is given.
+        shapes: shape and NumPy scalar type of each array.
+        fill: writes the values into the arrays it is given.
     """
-    path: Path = PROJECT_ROOT / ".cache" / f"{name}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            with write_atomically(path) as temporary:
-                array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-                fill(array)
-                array.flush()
-    # Copy-on-write, because PyTorch has no read-only tensors and warns about read-only arrays.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    folder = cache_folder() / name
+    if not folder.is_dir():
+        check_writable(folder.parent)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _write(folder, shapes, fill)
+    return {array: _mapped(folder / f"{array}.npy", *shapes[array]) for array in shapes}
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> Tensor:
+    """Return the array in ``path``, read from disk as it is used; writing to it changes no file.
+
+    PyTorch has no read-only tensors, so the mapping is private. By default Linux refuses a private
+    mapping larger than memory, for it might all be written to; MAP_NORESERVE says that it is not.
+    """
+    if not math.prod(shape):
+        return torch.from_numpy(np.load(path))
+    flags = mmap.MAP_PRIVATE | NO_RESERVE
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    start = len(mapped) - math.prod(shape) * np.dtype(dtype).itemsize  # behind the header
+    return torch.from_numpy(np.frombuffer(mapped, dtype, offset=start).reshape(shape))
+
+
+def _write(folder: Path, shapes: Shapes, fill: Callable[[dict[str, np.ndarray]], None]) -> None:
+    """Fill the arrays beside ``folder`` and rename them into place."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+    partial.mkdir()
+    try:
+        arrays = {
+            array: _allocate(partial / f"{array}.npy", shape, dtype)
+            for array, (shape, dtype) in shapes.items()
+        }
+        fill(arrays)
+        for array in arrays.values():
+            array.flush()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Return a new array in ``path`` whose room on the disk is taken.
+
+    Raises:
+        OSError: the disk is too small; without asking now, a later write would kill the process.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(
+                f"{path.parent.parent} has no room for {array.nbytes / 1e9:.1f} GB "
+                f"({error.strerror}); make room, or set DMLKIT_CACHE to a folder on another disk"
+            ) from error
+    return array

@@ -1,11 +1,11 @@
-"""What every data set is read into: labelled images, and their class-disjoint splits."""
+"""What every data set is read into: labelled images and what is known of each."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from dmlkit.seeding import derive_seed
+from dmlkit.datasets.decoding import ImagesOnDisk
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,18 @@ class ImageSet:
         class_names: name of each label.
         fingerprint: hex digest of the content of the data set the images come from.
         index: (N,) int64, the row of the store that holds each image.
+        sizes: (M, 2) int64 height and width of the image that a stored square stands for: the
+            photograph in its own shape, its shorter side resized. None: the square itself.
+        factors: what a drawn image is known to show (pose, light, ...), each (M,) int16.
     """
 
-    images: Tensor
+    images: "Tensor | ImagesOnDisk"
     labels: Tensor
     class_names: tuple[str, ...]
     fingerprint: str
     index: Tensor
+    sizes: Tensor | None = None
+    factors: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of images, N."""
@@ -38,98 +43,34 @@ class ImageSet:
 
     def gather(self, positions: Tensor) -> Tensor:
         """Return the stored images at ``positions`` (B,) of this set: (B, 3, S, S) or (B, V, F)."""
-        return self.images[self.index[positions]]
+        return self.images.index_select(0, self.index[positions])
+
+    def sizes_of(self, positions: Tensor) -> Tensor | None:
+        """Return (B, 2) heights and widths of the images that the stored squares stand for."""
+        return None if self.sizes is None else self.sizes[self.index[positions]]
+
+    def factor(self, name: str) -> Tensor:
+        """Return (N,) the values of the factor called ``name``."""
+        return self.factors[name][self.index]
 
     def all_images(self) -> Tensor:
         """Return all N stored images; a copy, so for sets that fit into memory."""
-        return self.images[self.index]
+        return self.gather(torch.arange(len(self)))
 
     def with_images(self, images: Tensor) -> "ImageSet":
         """Return this set with another store of the same M rows, e.g. of features."""
-        return replace(self, images=images)
+        return replace(self, images=images, sizes=None)
+
+    def keep_images(self, chosen: Tensor) -> "ImageSet":
+        """Return the images for which ``chosen`` (N,) is true, with all classes."""
+        return replace(self, labels=self.labels[chosen], index=self.index[chosen])
 
     def keep_classes(self, classes: Tensor) -> "ImageSet":
         """Return the images of ``classes`` (C',), relabelled 0..C'-1 in ascending class order."""
         classes = classes.sort().values
-        keep = torch.isin(self.labels, classes)
+        kept = self.keep_images(torch.isin(self.labels, classes))
         return replace(
-            self,
-            labels=torch.searchsorted(classes, self.labels[keep]),
+            kept,
+            labels=torch.searchsorted(classes, kept.labels),
             class_names=tuple(self.class_names[c] for c in classes.tolist()),
-            index=self.index[keep],
         )
-
-    def keep_images_per_class(self, limit: int) -> "ImageSet":
-        """Return at most ``limit`` images of each class, the first in stored order."""
-        order = self.labels.argsort(stable=True)
-        sizes = self.labels.bincount(minlength=self.num_classes)
-        starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        rank_in_class = torch.arange(len(self)) - starts
-        keep = order[rank_in_class < limit].sort().values
-        return replace(self, labels=self.labels[keep], index=self.index[keep])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Sets with disjoint classes: nothing that is trained on is ever a class of the test set.
-
-    A data set either has ``test`` (each image queries all the others) or ``query`` and
-    ``gallery`` (their labels share one numbering).
-    """
-
-    train: ImageSet
-    test: ImageSet | None = None
-    validation: ImageSet | None = None
-    query: ImageSet | None = None
-    gallery: ImageSet | None = None
-    unlabelled: ImageSet | None = None
-
-
-def split_classes(
-    everything: ImageSet,
-    num_train: int,
-    *,
-    protocol: str = "official",
-    seed: int = 0,
-    validation_fraction: float = 0.0,
-) -> Splits:
-    """Split by class into train, validation and test.
-
-    Args:
-        everything: all labelled images, classes in official order.
-        num_train: number of training classes C; the others are test classes.
-        protocol: ``official`` takes the first C classes, ``random`` C classes drawn by ``seed``.
-        seed: which random split; the same seed gives every method the same classes.
-        validation_fraction: share of the training classes, the last of their order, held out for
-            choosing steps and settings. 0 trains on all of them and leaves ``validation`` None.
-
-    Raises:
-        ValueError: unknown protocol, or too few classes for the asked-for parts.
-    """
-    if protocol not in ("official", "random"):
-        raise ValueError(f"PROTOCOL={protocol!r} is unknown; choose official or random")
-    order = torch.arange(everything.num_classes)
-    if protocol == "random":
-        generator = torch.Generator().manual_seed(derive_seed(seed, "class split"))
-        order = torch.randperm(everything.num_classes, generator=generator)
-    num_validation = round(num_train * validation_fraction)
-    if num_train < 2:
-        raise ValueError(f"{num_train} training class(es) hold no negative pair; use more classes")
-    if validation_fraction and num_validation < 2 or num_train - num_validation < 2:
-        raise ValueError(
-            f"{num_train} training classes are too few to hold out {validation_fraction:.0%} of "
-            "them for validation; use more classes or SELECTION=last"
-        )
-    if everything.num_classes - num_train < 2:
-        raise ValueError(
-            f"{everything.num_classes} classes leave fewer than 2 for the test after {num_train} "
-            "for training; use more classes"
-        )
-    fit_classes, validation_classes, test_classes = order.split(
-        [num_train - num_validation, num_validation, everything.num_classes - num_train]
-    )
-    return Splits(
-        train=everything.keep_classes(fit_classes),
-        validation=everything.keep_classes(validation_classes) if num_validation else None,
-        test=everything.keep_classes(test_classes),
-    )
