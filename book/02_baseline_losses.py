@@ -86,7 +86,7 @@ RESUME: bool = True  # reuse runs that the same code and parameters have finishe
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
 
 # %%
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 
 import pandas as pd
@@ -136,7 +136,7 @@ set_style()
 # choose nothing. In the drawn data every replicate also draws new species.
 
 # %%
-load_splits = partial(
+read_splits = partial(
     load,
     DATASET,
     DATA_DIR,
@@ -147,6 +147,7 @@ load_splits = partial(
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
+load_splits = lru_cache(maxsize=1)(read_splits)  # all methods of a replicate share its splits
 splits = load_splits(seed=PICTURED_SEED)
 pd.DataFrame(
     {

@@ -20,6 +20,9 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Yield (images, labels) on ``device``, transformed there, for each batch of positions.
 
+    A second thread prepares the next batch, so a training step waits neither for the disk nor,
+    where a core is free, for the transform.
+
     Args:
         image_set: the images.
         sampler: positions (B,) within the set, batch by batch.
@@ -27,16 +30,15 @@ def image_batches(
         device: where the model is.
     """
 
-    def stored() -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    def batches() -> Iterator[Batch]:
         for positions in sampler:
             images = image_set.gather(positions)
             if device.type == "cuda":  # from pinned memory the copy does not hold up the GPU
                 images = images.pin_memory()
-            labels = image_set.labels[positions].to(device)
-            yield images.to(device, non_blocking=True), image_set.sizes_of(positions), labels
+            images = transform(images.to(device, non_blocking=True), image_set.sizes_of(positions))
+            yield images, image_set.labels[positions].to(device)
 
-    for images, sizes, labels in ahead(stored()):
-        yield transform(images, sizes), labels
+    return ahead(batches())
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -22,7 +22,7 @@ from dmlkit.datasets.decoding import decoded_images, fingerprint
 from dmlkit.datasets.drawn import FAMILIES, load_drawn
 from dmlkit.datasets.image_set import ImageSet
 from dmlkit.datasets.listing import Listing, check_counts
-from dmlkit.datasets.splitting import Splits, split_classes
+from dmlkit.datasets.splitting import Splits, check_choices, split_classes
 from dmlkit.paths import resolve
 
 __all__ = [
@@ -117,13 +117,20 @@ def load(
     if name in FAMILIES:
         look = {"image_size": image_size, "pattern_share": pattern_share}
         return load_drawn(name, pool=pool, **look, **split, **limits)
+    if pool == name and resolve(pool_root or root) == resolve(root):
+        raise ValueError(
+            f"POOL={pool!r} is the data set itself, with its test classes; choose other_classes, "
+            "labelled_classes or test_classes of it"
+        )
+    own_pool = "none" if pool in READERS else pool
+    check_choices(protocol, fold, own_pool, pool_share, set_aside)  # before hours of decoding
     listing = list_images(name, root).limited(**limits)
     splits = split_classes(
         read_images(listing, image_size, short_side),
         listing.num_train,
         groups=None if listing.groups is None else torch.from_numpy(listing.groups),
         is_gallery=None if listing.is_gallery is None else torch.from_numpy(listing.is_gallery),
-        pool="none" if pool in READERS else pool,
+        pool=own_pool,
         pool_share=pool_share,
         set_aside=set_aside,
         **split,

@@ -29,6 +29,15 @@ def is_cached(name: str) -> bool:
     return (cache_folder() / name).is_dir()
 
 
+def bytes_begun(name: str) -> int:
+    """Return the room on the disk that a writer of ``name`` has taken, or a killed one has left."""
+    partial = _partial(cache_folder() / name)
+    try:
+        return sum(path.stat().st_size for path in partial.glob("*.npy"))
+    except FileNotFoundError:  # it has just been completed
+        return 0
+
+
 def cached_arrays(
     name: str, shapes: Shapes, fill: Callable[[dict[str, np.ndarray]], None]
 ) -> dict[str, Tensor]:
@@ -68,7 +77,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> Tensor:
 
 def _write(folder: Path, shapes: Shapes, fill: Callable[[dict[str, np.ndarray]], None]) -> None:
     """Fill the arrays beside ``folder`` and rename them into place."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     partial.mkdir()
     try:
@@ -82,6 +91,11 @@ def _write(folder: Path, shapes: Shapes, fill: Callable[[dict[str, np.ndarray]],
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(folder: Path) -> Path:
+    """Return where ``folder`` is written before it is whole."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

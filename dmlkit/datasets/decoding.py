@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from dmlkit.datasets.cache import cache_folder, cached_arrays, is_cached
+from dmlkit.datasets.cache import bytes_begun, cache_folder, cached_arrays, is_cached
 from dmlkit.datasets.listing import Listing
 from dmlkit.paths import write_atomically
 
@@ -53,9 +53,12 @@ def fingerprint(listing: Listing) -> str:
     if kept.exists():
         return kept.read_text()
     digest = hashlib.sha256()
-    contents = in_parallel(
-        "checking files", lambda row: hashlib.sha256(read(listing, row)).digest(), listing
-    )
+
+    def content_of(row: int) -> bytes:
+        with _named(listing, row):
+            return hashlib.sha256(read(listing, row)).digest()
+
+    contents = in_parallel("checking files", content_of, listing)
     for file, label, content in zip(listing.files, listing.labels, contents, strict=True):
         digest.update(os.fsencode(f"{_member(file)} {label}\n") + content)
     digest.update(_roles(listing))
@@ -95,7 +98,7 @@ def decoded_images(
     if not is_cached(name):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free + bytes_begun(name)
         if needed + SPARE_BYTES > free:
             print(
                 f"{count:,} images of {image_size} px need {needed / 1e9:.1f} GB, but {folder} has "
@@ -158,12 +161,8 @@ def decode(listing: Listing, row: int, image_size: int) -> tuple[Tensor, tuple[i
     Raises:
         ValueError: the file is not an image that can be decoded.
     """
-    try:
+    with _named(listing, row):
         pixels = decode_rgb(read(listing, row))
-    except UNREADABLE as error:
-        raise ValueError(
-            f"{listing.root / listing.files[row]} cannot be decoded ({error}); replace or remove it"
-        ) from error
     # Channels side by side are resized twice as fast as channels apart.
     return resize(pixels, [image_size, image_size], antialias=True), tuple(pixels.shape[1:])
 
@@ -240,7 +239,7 @@ def _original_sizes(listing: Listing, content: str) -> Tensor:
     """Return (N, 2) heights and widths, read from the heads of the files."""
 
     def size(row: int) -> tuple[int, int]:
-        with Image.open(io.BytesIO(read(listing, row))) as image:
+        with _named(listing, row), Image.open(io.BytesIO(read(listing, row))) as image:
             return image.height, image.width
 
     def fill(arrays: dict[str, np.ndarray]) -> None:
@@ -270,6 +269,17 @@ def in_parallel(what: str, do, listing: Listing) -> Iterator:
         for future in waiting:
             yield future.result()
             progress.update()
+
+
+@contextmanager
+def _named(listing: Listing, row: int) -> Iterator[None]:
+    """Name the image in the error of one that cannot be read or decoded."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{listing.root / listing.files[row]} cannot be decoded ({error}); replace or remove it"
+        ) from error
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def split_classes(
     Raises:
         ValueError: an unknown choice, or too few classes for the asked-for parts.
     """
-    _check_choices(protocol, fold, pool, pool_share, set_aside)
+    check_choices(protocol, fold, pool, pool_share, set_aside)
     if groups is None:
         groups = torch.arange(everything.num_classes)
     if protocol == "reality_check":
@@ -85,11 +85,15 @@ def split_classes(
     labelled, validation = _hold_out(training, fold, validation_fraction)
     parts = {"train": labelled, "validation": validation, "other": other, "test": test}
     classes = {name: _classes_of(part, groups) for name, part in parts.items()}
+    if pool == "other_classes" and not len(other):
+        raise ValueError(f"POOL_SHARE={pool_share} takes none of {num_train} classes; use more")
     _check_sizes(classes, num_train, validation_fraction, fold)
 
     kept = torch.ones(len(everything), dtype=torch.bool)
     if set_aside:
-        kept = ~_draw_share(everything, set_aside, derive_seed(seed, "set aside"))
+        # Queries and gallery apart, so that neither is left without the other.
+        keys = everything.labels if is_gallery is None else 2 * everything.labels + is_gallery
+        kept = ~_draw_share(keys, set_aside, derive_seed(seed, "set aside"))
         if kept.all():
             raise ValueError(
                 f"SET_ASIDE={set_aside} takes no image of classes this small; use more"
@@ -138,7 +142,10 @@ def _hold_out(training: Tensor, fold: int | None, fraction: float) -> tuple[Tens
 
 def _classes_of(part: Tensor, groups: Tensor) -> Tensor:
     """Return the classes of some groups, in the order of the groups."""
-    return torch.cat([(groups == group).nonzero().flatten() for group in part] + [part[:0]])
+    place = torch.full((int(groups.max()) + 1,), len(part))
+    place[part] = torch.arange(len(part))
+    place = place[groups]
+    return place.argsort(stable=True)[: (place < len(part)).sum()]
 
 
 def _pool(
@@ -153,19 +160,18 @@ def _pool(
     return everything.keep_images(~kept).keep_classes(chosen[:fewest])
 
 
-def _draw_share(everything: ImageSet, share: float, seed: int) -> Tensor:
-    """Return (N,) bool, true for a random share of the images of each class."""
-    keys = torch.rand(len(everything), generator=torch.Generator().manual_seed(seed))
-    order = keys.argsort()
-    order = order[everything.labels[order].argsort(stable=True)]
-    sizes = everything.labels.bincount(minlength=everything.num_classes)
+def _draw_share(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Return (N,) bool, true for a random share of the images of each label."""
+    order = torch.rand(len(labels), generator=torch.Generator().manual_seed(seed)).argsort()
+    order = order[labels[order].argsort(stable=True)]
+    sizes = labels.bincount()
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     drawn = torch.zeros(len(order), dtype=torch.bool)
     drawn[order[rank < (share * sizes).round().repeat_interleave(sizes)]] = True
     return drawn
 
 
-def _check_choices(
+def check_choices(
     protocol: str, fold: int | None, pool: str, pool_share: float, set_aside: float
 ) -> None:
     """Raise if a choice is unknown or two do not go together."""

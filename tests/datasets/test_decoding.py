@@ -506,6 +506,38 @@ def test_an_image_that_cannot_be_read_is_named_without_a_cache_too(spoil, birds,
         ImagesOnDisk(birds, SIZE).index_select(0, torch.tensor([0, 2]))
 
 
+@pytest.mark.parametrize("spoil", [only_a_head, text, png_of_ten_gigapixels])
+def test_an_image_that_cannot_be_measured_is_named(spoil, birds, root, monkeypatch):
+    spoil(root / "wren" / "a.jpg")
+    limit_disk(monkeypatch, 0)
+    with pytest.raises(ValueError, match=r"wren/a\.jpg cannot be decoded .*; replace or remove it"):
+        load(birds)
+
+
+def test_room_that_another_builder_of_the_same_images_has_taken_is_not_missing(
+    birds, cache, monkeypatch
+):
+    allocate = os.posix_fallocate
+
+    def all_taken(descriptor, offset, length):
+        allocate(descriptor, offset, length)
+        limit_disk(monkeypatch, SPARE_BYTES)
+
+    def killed(*arguments):
+        raise SystemExit
+
+    monkeypatch.setattr(os, "posix_fallocate", all_taken)
+    monkeypatch.setattr(decoding, "decode", killed)
+    monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+    with pytest.raises(SystemExit):
+        load(birds)
+    monkeypatch.undo()
+    monkeypatch.setenv("DMLKIT_CACHE", str(cache))
+    assert [path for path in (cache / "images").iterdir() if path.name.endswith(".partial")]
+    limit_disk(monkeypatch, SPARE_BYTES)
+    assert isinstance(load(birds)[0], torch.Tensor)
+
+
 @pytest.mark.parametrize("bad", [0, 10])
 def test_a_failing_image_stops_the_decoding_soon(bad, birds, root, watched, monkeypatch, cache):
     text(root / "wren" / "a.jpg")
@@ -553,6 +585,8 @@ def test_an_image_that_an_archive_holds_damaged_is_named(compression, root):
     (root / "owls.zip").write_bytes(data)
     with pytest.raises(ValueError, match=r"owls\.zip/owl/1\.bmp cannot be decoded .*; replace or"):
         decode(listing_of(root, ["owls.zip/owl/1.bmp"]), 0, SIZE)
+    with pytest.raises(ValueError, match=r"owls\.zip/owl/1\.bmp cannot be decoded .*; replace or"):
+        fingerprint(listing_of(root, ["owls.zip/owl/1.bmp"]))
 
 
 def test_names_may_hold_any_characters_and_bytes(tmp_path):

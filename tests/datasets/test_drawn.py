@@ -199,6 +199,16 @@ def test_whatever_changes_the_drawing_draws_it_anew(change, asked):
     assert len(asked) == 2
 
 
+def test_every_beginning_is_a_drawing_of_its_own(asked):
+    firsts = [(0, 0), (0, 2), (5, 0), (5, 2)]
+    for species, image in 2 * firsts:
+        how = {"image_size": 2, "pattern_share": 0.5}
+        part = drawn.draw("aviary", [1, 2], 0, first_species=species, first_image=image, **how)
+        assert painted(part) == ([species, species + 1, species + 1], [image, image, image + 1])
+        assert part.labels.tolist() == [0, 1, 1]
+    assert len(asked) == 4
+
+
 def test_other_code_draws_anew(asked, monkeypatch):
     folder = Path(dmlkit.datasets.__file__).parent
     drawing = {path.stem for path in folder.glob("*.py") if drawn.is_drawing(path)}

@@ -253,6 +253,18 @@ def test_unknown_choices_are_refused_in_one_sentence(options, message, root):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("choice", [{"pool": "typo"}, {"protocol": "typo"}, {"fold": 9}])
+def test_unknown_choices_are_refused_before_anything_is_read(choice, root, decoded):
+    with pytest.raises(ValueError, match="is unknown"):
+        load("class_folder", root, image_size=SIZE, **choice)
+    assert not decoded["read"]
+
+
+def test_a_data_set_is_not_its_own_pool(root):
+    with pytest.raises(ValueError, match="POOL='class_folder' is the data set itself, with its te"):
+        load("class_folder", root, image_size=SIZE, pool="class_folder")
+
+
 def test_drawn_data_have_no_list_of_images():
     with pytest.raises(ValueError, match="DATASET='aviary' is unknown"):
         list_images("aviary", "data")

@@ -102,7 +102,7 @@ def test_there_is_a_gallery_under_the_official_protocol_only(protocol):
     [
         (100, 75, 25, {0: 0, 1: 25, 2: 50, 3: 75}),
         (98, 74, 24, {0: 0, 1: 24, 2: 49, 3: 73}),
-        (11_317, 8_488, 2_829, {1: 2_829, 3: 8_487}),
+        (11_317, 8_488, 2_829, {0: 0, 1: 2_829, 2: 5_658, 3: 8_487}),
     ],
     ids=["CUB", "Cars", "SOP"],
 )
@@ -249,8 +249,7 @@ def test_no_class_and_no_image_is_where_it_should_not_be(protocol, pool, grouped
         for part in parts.values():
             assert len(part)
             expect_truthful_labels(part, 80)
-            if "gallery" not in parts:
-                assert part.labels.unique().tolist() == list(range(part.num_classes))
+            assert part.labels.unique().tolist() == list(range(part.num_classes))
         for one, other in combinations(parts.values(), 2):
             assert not set(images_of(one)) & set(images_of(other))
 
@@ -315,7 +314,7 @@ def uneven(sizes):
 def test_the_same_share_of_every_class_is_set_aside(share):
     sizes = [2, 3, 4, 5, 10, 41, 7, 6]
     everything = uneven(sizes)
-    drawn = _draw_share(everything, share, seed=5)
+    drawn = _draw_share(everything.labels, share, seed=5)
     assert drawn.dtype == torch.bool and drawn.shape == everything.labels.shape
     counts = everything.labels[drawn].bincount(minlength=8).tolist()
     assert counts == [round(share * size) for size in sizes]
@@ -323,7 +322,7 @@ def test_the_same_share_of_every_class_is_set_aside(share):
 
 def test_every_image_is_set_aside_by_some_seed():
     everything = uneven([4, 6, 8])
-    often = sum(_draw_share(everything, 0.5, seed).int() for seed in range(40)) / 40
+    often = sum(_draw_share(everything.labels, 0.5, seed).int() for seed in range(40)) / 40
     assert (often - 0.5).abs().max() < 0.3
 
 
@@ -405,6 +404,7 @@ def test_a_gallery_loses_its_share_too():
         (1, {}, r"1 training class\(es\) hold no negative pair; use more classes"),
         (19, {}, "20 classes leave fewer than 2 for the test after 19 for training; use more"),
         (25, {}, "20 classes leave fewer than 2 for the test after 25 for training; use more"),
+        (10, {"pool": "other_classes", "pool_share": 0.01}, "POOL_SHARE=0.01 takes none of 10"),
         (10, {"set_aside": 0.1}, "SET_ASIDE=0.1 takes no image of classes this small; use more"),
     ],
 )
