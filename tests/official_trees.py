@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.io import savemat
 
-from dmlkit.datasets.listing import GENERATED
+from dmlkit.datasets.readers.listing import GENERATED
 
 # Images and classes of each part. Those of Fashion200k are not known exactly: no full tree of it.
 OFFICIAL = {

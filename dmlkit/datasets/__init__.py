@@ -1,27 +1,14 @@
 """The data sets of the book, all read by ``load``."""
 
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
-from dmlkit.datasets import (
-    cars196,
-    class_folder,
-    compcars,
-    cub200_2010,
-    cub200_2011,
-    fashion200k,
-    in_shop,
-    list_files,
-    nabirds,
-    omniglot,
-    stanford_online_products,
-)
 from dmlkit.datasets.decoding import decoded_images, fingerprint
 from dmlkit.datasets.drawn import FAMILIES, load_drawn
 from dmlkit.datasets.image_set import ImageSet
-from dmlkit.datasets.listing import Listing, check_counts
+from dmlkit.datasets.readers import READERS
+from dmlkit.datasets.readers.listing import Listing, check_counts
 from dmlkit.datasets.splitting import Splits, check_choices, split_classes
 from dmlkit.paths import resolve
 
@@ -37,22 +24,6 @@ __all__ = [
     "split_classes",
 ]
 
-READERS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        cub200_2011,
-        cars196,
-        stanford_online_products,
-        in_shop,
-        cub200_2010,
-        omniglot,
-        nabirds,
-        compcars,
-        fashion200k,
-        list_files,
-        class_folder,
-    )
-}
 DATASETS = (*FAMILIES, *READERS)
 # Photographs of the research sets must not be redistributed, so figures that show them stay local.
 PICTURES_MAY_BE_SHOWN = {*FAMILIES, "omniglot"}

@@ -8,7 +8,7 @@ from torchvision.datasets import Omniglot
 
 from dmlkit.datasets import READERS
 from dmlkit.datasets.decoding import UNREADABLE, decode_rgb, in_parallel, missing_files, read
-from dmlkit.datasets.listing import About, Listing, expected_counts, find_root, say_counts
+from dmlkit.datasets.readers.listing import About, Listing, expected_counts, find_root, say_counts
 
 
 def check_data(name: str, root: Path, *, quick: bool = False) -> tuple[list[str], str]:

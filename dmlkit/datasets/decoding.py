@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from dmlkit.datasets.cache import bytes_begun, cache_folder, cached_arrays, is_cached
-from dmlkit.datasets.listing import Listing
+from dmlkit.datasets.readers.listing import Listing
 from dmlkit.paths import write_atomically
 
 SPARE_BYTES = 1_000_000_000  # of the disk, which a cache leaves free

@@ -27,7 +27,7 @@ from dmlkit.datasets import ImageSet, load
 from dmlkit.datasets.aviary import draw_image
 from dmlkit.datasets.cache import cached_arrays
 from dmlkit.datasets.decoding import decode
-from dmlkit.datasets.listing import Listing
+from dmlkit.datasets.readers.listing import Listing
 from dmlkit.losses import NormSoftmaxLoss
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.paths import PROJECT_ROOT, write_atomically

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dmlkit.datasets import class_folder, decoding, omniglot
+from dmlkit.datasets import decoding
 from dmlkit.datasets.decoding import (
     SPARE_BYTES,
     ImagesOnDisk,
@@ -33,7 +33,8 @@ from dmlkit.datasets.decoding import (
     decoded_images,
     fingerprint,
 )
-from dmlkit.datasets.listing import Listing
+from dmlkit.datasets.readers import class_folder, omniglot
+from dmlkit.datasets.readers.listing import Listing
 from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,8 @@ def test_readers_that_start_at_once_decode_once_and_see_the_same(birds, watched)
 THREE_PROCESSES = """
 import hashlib, os, sys, time
 from pathlib import Path
-from dmlkit.datasets import class_folder, decoding
+from dmlkit.datasets import decoding
+from dmlkit.datasets.readers import class_folder
 
 root, notes = map(Path, sys.argv[1:])
 decode = decoding.decode

@@ -12,7 +12,6 @@ from dmlkit.datasets import (
     DATASETS,
     PICTURES_MAY_BE_SHOWN,
     READERS,
-    class_folder,
     decoding,
     list_images,
     load,
@@ -20,7 +19,8 @@ from dmlkit.datasets import (
     split_classes,
 )
 from dmlkit.datasets.decoding import ImagesOnDisk
-from dmlkit.datasets.listing import GENERATED, About
+from dmlkit.datasets.readers import class_folder
+from dmlkit.datasets.readers.listing import GENERATED, About
 from dmlkit.paths import PROJECT_ROOT
 from tests.official_trees import make_tree
 

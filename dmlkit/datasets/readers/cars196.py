@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scipy.io import loadmat
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
 
 ABOUT = About(
     title="Cars-196, also called Stanford Cars (Krause, Stark, Deng and Fei-Fei, 2013)",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
 
 ABOUT = About(
     title="Stanford Online Products (Oh Song, Xiang, Jegelka and Savarese, CVPR 2016)",

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dmlkit.datasets.class_folder import list_class_folder
-from dmlkit.datasets.listing import About, Listing, find_root
+from dmlkit.datasets.readers.class_folder import list_class_folder
+from dmlkit.datasets.readers.listing import About, Listing, find_root
 
 ABOUT = About(
     title="Caltech-UCSD Birds 200 (Welinder et al., 2010)",

@@ -3,7 +3,7 @@
 import pytest
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.nabirds import ABOUT
+from dmlkit.datasets.readers.nabirds import ABOUT
 from tests.official_trees import make_tree
 
 

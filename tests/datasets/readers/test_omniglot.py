@@ -7,7 +7,7 @@ from torchvision.datasets import Omniglot
 
 from dmlkit.datasets import list_images
 from dmlkit.datasets.decoding import fingerprint
-from dmlkit.datasets.omniglot import ABOUT
+from dmlkit.datasets.readers.omniglot import ABOUT
 from dmlkit.paths import PROJECT_ROOT
 from tests.official_trees import LAYOUTS, make_tree
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
 
 ABOUT = About(
     title="In-Shop Clothes Retrieval of DeepFashion (Liu, Luo, Qiu, Wang and Tang, CVPR 2016)",

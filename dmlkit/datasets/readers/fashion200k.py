@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.compcars import filter_sizes
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.compcars import filter_sizes
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
 
 ABOUT = About(
     title="Fashion200k (Han et al., ICCV 2017)",

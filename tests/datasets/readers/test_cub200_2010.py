@@ -3,7 +3,7 @@
 import pytest
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.cub200_2010 import ABOUT
+from dmlkit.datasets.readers.cub200_2010 import ABOUT
 from dmlkit.paths import PROJECT_ROOT
 from tests.official_trees import make_tree
 

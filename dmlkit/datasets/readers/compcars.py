@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, nearest_filter
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, nearest_filter
 
 ABOUT = About(
     title="CompCars, web-nature photographs (Yang, Luo, Loy and Tang, CVPR 2015)",

@@ -3,7 +3,7 @@
 import pytest
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.stanford_online_products import ABOUT
+from dmlkit.datasets.readers.stanford_online_products import ABOUT
 from tests.official_trees import make_tree
 
 NAME = "stanford_online_products"

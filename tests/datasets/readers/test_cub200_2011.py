@@ -3,7 +3,7 @@
 import pytest
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.cub200_2011 import ABOUT
+from dmlkit.datasets.readers.cub200_2011 import ABOUT
 from tests.official_trees import make_tree
 
 

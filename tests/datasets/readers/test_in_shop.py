@@ -3,7 +3,7 @@
 import pytest
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.in_shop import ABOUT
+from dmlkit.datasets.readers.in_shop import ABOUT
 from tests.official_trees import LAYOUTS, make_tree
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
 
 ABOUT = About(
     title="your own lists, in the format of bnu-wangxun/Deep_Metric",

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import loadmat
 
 from dmlkit.datasets import list_images
-from dmlkit.datasets.cars196 import ABOUT
+from dmlkit.datasets.readers.cars196 import ABOUT
 from tests.official_trees import LAYOUTS, make_tree
 
 TEST_LABELS = "cars_test_annos_withlabels.mat"

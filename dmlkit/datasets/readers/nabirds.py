@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.cub200_2011 import list_caltech
-from dmlkit.datasets.listing import About, Listing
+from dmlkit.datasets.readers.cub200_2011 import list_caltech
+from dmlkit.datasets.readers.listing import About, Listing
 
 ABOUT = About(
     title="NABirds (Van Horn et al., CVPR 2015)",

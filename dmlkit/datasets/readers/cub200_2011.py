@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing, read_pairs
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_pairs
 
 ABOUT = About(
     title="Caltech-UCSD Birds-200-2011 (Wah, Branson, Welinder, Perona and Belongie, 2011)",

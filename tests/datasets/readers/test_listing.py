@@ -10,7 +10,7 @@ import pytest
 
 from dmlkit.datasets import READERS, list_images
 from dmlkit.datasets.decoding import fingerprint
-from dmlkit.datasets.listing import (
+from dmlkit.datasets.readers.listing import (
     GENERATED,
     About,
     Listing,

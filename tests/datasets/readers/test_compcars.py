@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from dmlkit.datasets import compcars, list_images
-from dmlkit.datasets.compcars import ABOUT, filter_sizes, select_images
-from dmlkit.datasets.listing import Listing
+from dmlkit.datasets import list_images
+from dmlkit.datasets.readers import compcars
+from dmlkit.datasets.readers.compcars import ABOUT, filter_sizes, select_images
+from dmlkit.datasets.readers.listing import Listing
 from tests.official_trees import LAYOUTS, make_tree
 
 

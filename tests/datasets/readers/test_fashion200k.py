@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dmlkit.datasets import fashion200k, list_images
-from dmlkit.datasets.fashion200k import ABOUT
+from dmlkit.datasets import list_images
+from dmlkit.datasets.readers import fashion200k
+from dmlkit.datasets.readers.fashion200k import ABOUT
 from tests.official_trees import make_tree
 
 

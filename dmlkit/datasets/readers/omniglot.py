@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlkit.datasets.listing import About, Listing, find_root, make_listing
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing
 
 PARTS = ("images_background", "images_evaluation")
 ABOUT = About(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.listing import About, Listing, make_listing
+from dmlkit.datasets.readers.listing import About, Listing, make_listing
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 ABOUT = About(
