@@ -1,10 +1,10 @@
 """Features of a frozen trunk, computed once: training a head on them takes seconds, not hours."""
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +13,16 @@ from tqdm import tqdm
 
 from dmlkit.datasets import ImageSet, Splits
 from dmlkit.datasets.cache import cached_arrays
+from dmlkit.datasets.decoding import DECODER
 from dmlkit.models import Trunk
 from dmlkit.seeding import derive_seed
-from dmlkit.transforms import RandomResizedCropFlip, centre_crop
+from dmlkit.transforms import (
+    RandomResizedCropFlip,
+    centre_crop,
+    resample,
+    resize_matrix,
+    resized_crop,
+)
 
 
 class CachedTrunk(nn.Identity):
@@ -128,9 +135,10 @@ def cached_features(
 def _fingerprint(trunk: Trunk) -> str:
     """Return a digest of everything the features depend on: weights, normalisation, this code."""
     digest = hashlib.sha256()
-    here = Path(__file__)
-    for source in (here, here.with_name("models.py"), here.with_name("transforms.py")):
-        digest.update(source.read_bytes())
+    crops = (centre_crop, RandomResizedCropFlip, resized_crop, resize_matrix, resample)
+    for part in (cached_features, Trunk, *crops):
+        digest.update(inspect.getsource(part).encode())
+    digest.update(DECODER.encode())
     for name, values in sorted(trunk.state_dict().items()):
         digest.update(name.encode() + values.cpu().numpy().tobytes())
     digest.update(repr((trunk.mean.tolist(), trunk.std.tolist(), trunk.reverse_channels)).encode())

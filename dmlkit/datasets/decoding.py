@@ -5,6 +5,7 @@ which transforms restore the shape where a paper's crop follows it.
 """
 
 import hashlib
+import inspect
 import io
 import os
 import shutil
@@ -92,8 +93,7 @@ def decoded_images(
         content: their fingerprint.
         image_size: side S of the kept images, pixels.
     """
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    name = f"images/{content.removeprefix('generated-')[:16]}-{code}-{image_size}"
+    name = f"images/{content.removeprefix('generated-')[:16]}-{DECODER}-{image_size}"
     count, needed = len(listing.files), len(listing.files) * 3 * image_size**2
     if not is_cached(name):
         folder = cache_folder()
@@ -186,6 +186,12 @@ def _roles(listing: Listing) -> bytes:
     arrays = (listing.is_gallery, listing.groups)
     said = [None if array is None else array.tolist() for array in arrays]
     return repr((listing.num_train, *said)).encode()
+
+
+# Only what makes the pixels, because decoding a large data set again can take an hour.
+DECODER = hashlib.sha256(
+    (inspect.getsource(decode) + inspect.getsource(decode_rgb)).encode()
+).hexdigest()[:8]
 
 
 def missing_files(listing: Listing) -> list[str]:
