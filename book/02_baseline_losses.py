@@ -31,7 +31,7 @@
 #
 # **What this chapter checks.** Four losses under one budget, against the network before training and
 # against references that need no training, on classes nobody trained on. Every number below is an
-# average over replicates: each has its own classes.
+# average over replicates, each with its own classes (with `PROTOCOL = "random"`).
 #
 # **How retrieval is measured.** Every test image in turn is a query, and all the others are ranked by their
 # similarity to it. *Recall@K* (R@K) is the share of queries with at least one image of their own class among
@@ -43,9 +43,9 @@
 # |---|---|---|
 # | data | CUB-200-2011, Cars-196, SOP, In-Shop | the profile's: birds drawn by this book, or CUB-200 (2010) |
 # | trunk | BN-Inception or ResNet-50 from ImageNet | the profile's: a small ConvNet from scratch, or MobileNetV2 |
-# | batches | each its own | 4 images per class for all, NormSoftmax too |
+# | batches | each its own | `IMAGES_PER_CLASS` images per class for all, NormSoftmax too |
 # | settings | tuned per loss and data set | one learning rate for all losses; their own parameters as given below |
-# | chosen on | mostly the test classes | the step, on validation classes that are neither trained on nor tested |
+# | chosen on | mostly the test classes | nothing (`SELECTION = "last"`), or the step, on validation classes that are neither trained on nor tested |
 # | contrastive | squared distances (Hadsell et al.) | plain distances, as pytorch-metric-learning has them |
 # | triplet | squared distances (Schroff et al.) | plain distances, mean over triplets with a positive loss |
 # | Multi-Similarity | $\lambda$ = 1, $\beta$ = 50 in the paper; 0.5 and 40 in its code | $\lambda$ = 0.5, $\beta$ = 50, the defaults of pytorch-metric-learning |
@@ -56,7 +56,7 @@ DATASET: str = "aviary"  # images: aviary or butterflies (drawn), or one that `d
 DATA_DIR: str = "data"  # folder that holds real data sets, from the project root
 MAX_CLASSES: int = 0  # use only the first classes, for a quick look (half of them test); 0: all
 MAX_IMAGES_PER_CLASS: int = 0  # use only the first images of each class; 0: all
-PROTOCOL: str = "random"  # classes redrawn for every seed (random), or the official ones
+PROTOCOL: str = "random"  # classes: redrawn per seed (random), official, or halves (reality_check)
 SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
 SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
 PICTURED_SEED: int = 0  # replicate whose pictures and maps are shown, one of SEEDS
@@ -120,7 +120,7 @@ from dmlkit.references import colour_histogram, pca, raw_pixels, within_class_wh
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed, set_seed
-from dmlkit.tables import circumstances, is_generated, show_claims, summarise
+from dmlkit.tables import circumstances, show_claims, summarise
 from dmlkit.training import choose_device, fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
@@ -345,7 +345,7 @@ runs = {}
 for seed, method in product(SEEDS, REFERENCES + METHODS):
     splits = load_splits(seed=seed)
     settings = hyperparameters(losses[method](2)) if method in losses else {}
-    run = runs[method, seed] = results.run(method, seed, splits.train.fingerprint, **settings)
+    run = runs[method, seed] = results.run(method, seed, splits.fingerprint, **settings)
     if results.is_finished(run):
         continue
     set_seed(seed, num_threads=NUM_THREADS)
@@ -368,9 +368,8 @@ if PICTURED_SEED not in SEEDS:
 rows = results.load(list(runs.values()))
 per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
 means = tuple(f"recall_at_{k}" for k in RECALL_AT if k > 1)
-is_subset = bool(MAX_CLASSES or MAX_IMAGES_PER_CLASS)
-note = "**A part of the data, for a quick look.** " * is_subset + circumstances(rows)
-results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, means=means), note)
+table = summarise(rows, per_query, REFERENCES + METHODS, means=means)
+results.save_table("main", table, circumstances(rows))
 
 # %% [markdown]
 # Is the step that validation chose better than simply the last one? The same metric, both ways, in percent:
@@ -378,7 +377,8 @@ results.save_table("main", summarise(rows, per_query, REFERENCES + METHODS, mean
 # %%
 chosen = rows.groupby("method")[["selected_step", "metric_map_at_r", "metric_map_at_r_last"]]
 chosen = chosen.mean().loc[METHODS].mul([1, 100, 100]).round(1)
-chosen.set_axis(["step chosen", "MAP@R there", "MAP@R at the last step"], axis=1)
+chosen = chosen.set_axis(["step chosen", "MAP@R there", "MAP@R at the last step"], axis=1)
+results.save_table("steps", chosen)
 
 # %% [markdown]
 # ## Learning curves
@@ -415,7 +415,8 @@ results.save_figure("umap", embedding_maps(panels, test.labels))
 # ## Nearest neighbours
 #
 # Queries of unseen classes (black frame), each followed by its nearest neighbours, right (✓) or wrong (✗). The
-# queries are spread evenly over those whose first neighbour is right, then over those where it is wrong.
+# queries are spread evenly over those whose first neighbour is right, then over those where it is wrong. (In-Shop,
+# which has a gallery, is shown among its queries.)
 
 # %% tags=["pictures"]
 retrieved = evaluate_embeddings(trained, test.labels, ks=(1, 6)).retrieval
@@ -436,7 +437,7 @@ results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY
 # marked as demonstrations. The list was committed before the runs ([`claims.csv`](claims.csv)).
 
 # %%
-rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=is_subset or is_generated(rows))
+rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
 # Random halves of one set of classes overlap; species drawn anew for each replicate do not.
 overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
 claims = judge("02_baseline_losses", rung, rows, per_query, overlap=overlap)

@@ -20,6 +20,10 @@ JUDGED = (
     *("claim", "paper", "statement", "metric", "published", "bound", "difference", "low", "high"),
     *("t_low", "t_high", "p", "p_holm", "detectable", "n", "rung", "verdict"),
 )
+RUNGS = {
+    **dict.fromkeys(("cub200_2011", "cars196", "stanford_online_products", "in_shop"), "paper"),
+    **{"cub200_2010": "birds", "omniglot": "omniglot"},
+}
 PerQuery = dict[str, np.ndarray]
 
 
@@ -217,15 +221,9 @@ def rung_of(dataset: str, weights: str, cached_views: int, *, is_subset: bool) -
     """
     if dataset in FAMILIES:
         return "drawn"
-    if (
-        is_subset
-        or dataset in ("class_folder", "list_files")
-        or (weights == "none" and dataset != "omniglot")
-    ):
+    if is_subset or dataset not in RUNGS or (weights == "none" and dataset != "omniglot"):
         return "none"
-    if cached_views:
-        return "features"
-    return {"omniglot": "omniglot", "cub200_2010": "birds"}.get(dataset, "paper")
+    return "features" if cached_views else RUNGS[dataset]
 
 
 def holm(p_values: list[float]) -> list[float]:

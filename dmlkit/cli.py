@@ -1,4 +1,4 @@
-"""The ``dmlkit`` command: run the book, and keep its notebooks and README in step."""
+"""The ``dmlkit`` command: run the book, keep notebooks and README in step, and check data."""
 
 import argparse
 import sys
@@ -14,7 +14,9 @@ from dmlkit.running import run_book
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ``dmlkit`` command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="dmlkit", description="Run and maintain the book.")
+    parser = argparse.ArgumentParser(
+        prog="dmlkit", description="Run and maintain the book; check data."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute chapters, resuming what is finished")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")

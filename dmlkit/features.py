@@ -22,6 +22,7 @@ from dmlkit.transforms import (
     resample,
     resize_matrix,
     resized_crop,
+    virtual_sizes,
 )
 
 
@@ -135,8 +136,8 @@ def cached_features(
 def _fingerprint(trunk: Trunk) -> str:
     """Return a digest of everything the features depend on: weights, normalisation, this code."""
     digest = hashlib.sha256()
-    crops = (centre_crop, RandomResizedCropFlip, resized_crop, resize_matrix, resample)
-    for part in (cached_features, Trunk, *crops):
+    crops = (centre_crop, RandomResizedCropFlip, virtual_sizes, resized_crop)
+    for part in (cached_features, Trunk, *crops, resize_matrix, resample):
         digest.update(inspect.getsource(part).encode())
     digest.update(DECODER.encode())
     for name, values in sorted(trunk.state_dict().items()):

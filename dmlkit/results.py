@@ -68,6 +68,7 @@ class ChapterResults:
         self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
         self.settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
+        self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
         weights = resolve(self.parameters["WEIGHTS"])
         is_file = weights.is_file()
@@ -172,9 +173,13 @@ class ChapterResults:
         }
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
-        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``."""
+        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.
+
+        From then on tables and figures say where the rows do not stand for the data set.
+        """
         rows = pd.DataFrame([json.loads(self._row_path(run).read_text()) for run in runs])
         rows = rows.sort_values(["method", "seed"], ignore_index=True)
+        self.stamp = self._say_what_rows_are(rows)
         table = rows.drop(columns="history").assign(
             params=[json.dumps(params, sort_keys=True) for params in rows["params"]]
         )
@@ -196,8 +201,17 @@ class ChapterResults:
         with write_atomically(self.folder / "tables" / f"{name}.csv") as path:
             table.to_csv(path)
         with write_atomically(self.folder / "tables" / f"{name}.md") as path:
-            path.write_text(markdown(table) + (f"\n{note}\n" if note else ""))
+            said = " ".join(filter(None, [self.stamp and f"**{self.stamp}**", note]))
+            path.write_text(markdown(table) + (f"\n{said}\n" if said else ""))
         return table
+
+    def _say_what_rows_are(self, rows: pd.DataFrame) -> str:
+        """Return a sentence on rows of random images or of a part of the data; else nothing."""
+        if rows["data_fingerprint"].str.startswith("generated").any():
+            return "Not run: random images in the layout of the data set."
+        if any(self.parameters.get(f"MAX_{limit}") for limit in ("CLASSES", "IMAGES_PER_CLASS")):
+            return "A part of the data, for a quick look."
+        return ""
 
     def save_figure(self, name: str, figure: plt.Figure, *, keep_local: bool = False) -> None:
         """Write ``figures/<name>.png``.
@@ -209,6 +223,8 @@ class ChapterResults:
                 licence forbids passing them on.
         """
         folder = self.folder / ("pictures" if keep_local else "figures")
+        if self.stamp:
+            figure.text(0.5, -0.01, self.stamp, ha="center", va="top", color="firebrick")
         with write_atomically(folder / f"{name}.png") as path:
             figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
 

@@ -45,19 +45,15 @@ def summarise(
     return pd.DataFrame(table).set_index("method")
 
 
-def is_generated(rows: pd.DataFrame) -> bool:
-    """Whether any row was made on a generated tree, where there is nothing to learn."""
-    return bool(rows["data_fingerprint"].str.startswith("generated").any())
-
-
 def circumstances(rows: pd.DataFrame) -> str:
     """Return one sentence on how ``rows`` were made, and so whether they are of a kind."""
     said = {
         name: ", ".join(sorted(map(str, rows[name].unique())))
         for name in ("device", "threads", "precision", "versions", "code", "commit")
     }
-    not_run = "**Not run: random images in the layout of the data set.** " * is_generated(rows)
-    return not_run + (
+    is_random = (rows["protocol"] == "random").all()
+    fixed = "" if is_random else "All replicates have the same test classes. "
+    return fixed + (
         f"Made on {said['device']} with {said['threads']} thread(s) in {said['precision']}; "
         f"{said['versions']}; code {said['code']}, commit {said['commit']}."
     )

@@ -285,9 +285,10 @@ def centre_crop(images: Tensor, sizes: Tensor | None = None, *, image_size: int)
     virtual = virtual_sizes(images, sizes)
     _refuse_to_enlarge(images, virtual, image_size)
     if sizes is None:
-        top, left = ((side - image_size) // 2 for side in images.shape[-2:])
+        # Halves to even, as in torchvision.
+        top, left = (round((side - image_size) / 2) for side in images.shape[-2:])
         return images[..., top : top + image_size, left : left + image_size] / 255
-    corners = ((virtual - image_size) / 2).round().long()  # halves to even, as in torchvision
+    corners = ((virtual - image_size) / 2).round().long()
     boxes = (*corners.unbind(1), *torch.full_like(corners, image_size).unbind(1))
     return resized_crop(images, boxes, image_size, virtual=virtual, crop_first=False)
 

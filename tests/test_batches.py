@@ -7,6 +7,7 @@ import torch
 
 from dmlkit.batches import ahead, image_batches
 from dmlkit.datasets import ImageSet
+from dmlkit.transforms import RandomResizedCropFlip
 
 CPU = torch.device("cpu")
 
@@ -83,3 +84,22 @@ def test_an_error_on_the_way_reaches_the_caller():
     assert next(source) == 1
     with pytest.raises(ValueError, match="broken image"):
         next(source)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu_are_those_on_the_cpu_while_the_gpu_is_busy():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (64, 3, 48, 48), dtype=torch.uint8, generator=generator)
+    image_set = ImageSet(images, torch.arange(64), tuple(map(str, range(64))), "", torch.arange(64))
+    positions = [torch.randint(64, (32,), generator=generator) for _ in range(20)]
+
+    def batches(device):
+        crop = RandomResizedCropFlip(40, seed=0)
+        return image_batches(image_set, positions, crop, torch.device(device))
+
+    busy = torch.rand(4096, 4096, device="cuda")
+    for ours, theirs in zip(batches("cuda"), batches("cpu"), strict=True):
+        for _ in range(5):
+            busy = busy @ busy / 4096  # what a late copy or an early reuse would run beside
+        assert torch.allclose(ours[0].cpu(), theirs[0], atol=1e-5)
+        assert torch.equal(ours[1].cpu(), theirs[1])

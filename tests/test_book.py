@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.official_trees import make_tree
+
 ROOT = Path(__file__).parents[1]
 CHAPTER = "02_baseline_losses"
 METHODS = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]
@@ -136,3 +138,29 @@ def test_a_readers_own_few_images_and_one_replicate_run_to_the_end(
     assert "No claim is judged" in (folder / "index.html").read_text()
     assert (folder / CHAPTER / "pictures" / "neighbours.png").exists()
     assert not (folder / CHAPTER / "figures" / "neighbours.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "methods", "recall_at"),
+    [("cub200_2011", ["multi_similarity"], "[1,2,4]"), ("in_shop", ["norm_softmax"], "[1,2]")],
+)
+def test_the_paper_profile_executes_on_generated_trees_and_says_that_it_was_not_run(
+    run_dmlkit, tmp_path, dataset, methods, recall_at
+):
+    make_tree(dataset, tmp_path / "data", num_classes=8, images_per_class=5)
+    changes = {
+        **{"DATASET": dataset, "DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "SEEDS": "[0]"},
+        **{"STEPS": 2, "BATCH_SIZE": 10, "RECALL_AT": recall_at, "METHODS": json.dumps(methods)},
+        **{"REFERENCES": '["frozen_trunk"]'},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    finished = run_dmlkit("run", CHAPTER, "--profile", "paper", "--results-dir", folder, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    table = (folder / CHAPTER / "tables" / "main.md").read_text()
+    assert all(f"| {method} |" in table for method in ["frozen_trunk", *methods])
+    assert "**Not run: random images in the layout of the data set.**" in table
+    assert "No claim is judged" in (folder / "index.html").read_text()
+    rows = pd.read_csv(folder / CHAPTER / "runs.csv")
+    assert rows["data_fingerprint"].str.startswith("generated-").all()

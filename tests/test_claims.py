@@ -220,6 +220,7 @@ def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeyp
         ("class_folder", "imagenet", 4, False, "none"),
         ("list_files", "imagenet", 4, False, "none"),
         ("cars196", "imagenet", 0, False, "paper"),
+        ("nabirds", "imagenet", 0, False, "none"),
         ("omniglot", "none", 0, False, "omniglot"),
     ],
 )

@@ -178,6 +178,32 @@ def test_tables_are_written_as_csv_and_as_markdown_with_their_note(make):
     assert markdown(table).count("|") == 9
 
 
+@pytest.mark.parametrize(
+    ("changes", "fingerprint", "stamp"),
+    [
+        ({}, "f", ""),
+        ({"MAX_CLASSES": 4}, "f", "A part of the data, for a quick look."),
+        ({"MAX_IMAGES_PER_CLASS": 4}, "f", "A part of the data, for a quick look."),
+        ({}, "generated-f", "Not run: random images in the layout of the data set."),
+    ],
+)
+def test_every_table_and_figure_says_what_its_rows_do_not_stand_for(
+    make, evaluation, changes, fingerprint, stamp
+):
+    results = make(**changes)
+    run = results.run("contrastive", 0, fingerprint)
+    results.save(run, NAMES, evaluation)
+    results.load([run])
+    table = pd.DataFrame({"MAP@R": ["1.0"]}, index=pd.Index(["x"], name="method"))
+    results.save_table("main", table, note="A note.")
+    text = (results.folder / "tables" / "main.md").read_text()
+    assert text.endswith(f"\n**{stamp}** A note.\n" if stamp else "\nA note.\n")
+    figure = plt.figure()
+    results.save_figure("plot", figure)
+    assert [t.get_text() for t in figure.texts] == [stamp][: bool(stamp)]
+    plt.close(figure)
+
+
 def test_photographs_go_where_they_are_not_committed(make):
     results = make()
     figure = plt.figure()

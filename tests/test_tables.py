@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dmlkit.tables import circumstances, is_generated, show_claims, summarise
+from dmlkit.tables import circumstances, show_claims, summarise
 
 
 def test_a_table_shows_means_intervals_and_the_number_of_replicates():
@@ -68,17 +68,9 @@ def test_circumstances_name_every_device_that_took_part():
     rows = pd.DataFrame(
         {
             **{"device": ["cpu", "H200"], "threads": 1, "precision": "float32"},
-            **{"versions": "torch 2", "code": "abc", "commit": "def"},
-            "data_fingerprint": ["0a", "0b"],
+            **{"versions": "torch 2", "code": "abc", "commit": "def", "protocol": "random"},
         }
     )
     assert circumstances(rows).startswith("Made on H200, cpu with 1 thread(s) in float32; torch 2")
-    assert not is_generated(rows)
-
-
-def test_rows_of_a_generated_tree_are_said_to_be_not_run():
-    columns = ("device", "threads", "precision", "versions", "code", "commit")
-    rows = pd.DataFrame({name: ["x"] for name in columns})
-    rows["data_fingerprint"] = ["generated-0a1b"]
-    assert is_generated(rows)
-    assert circumstances(rows).startswith("**Not run: random images")
+    fixed = circumstances(rows.assign(protocol="official"))
+    assert fixed.startswith("All replicates have the same test classes. Made on")

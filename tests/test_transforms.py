@@ -284,9 +284,11 @@ def test_centre_crop_takes_the_middle_and_scales_to_one():
     assert torch.equal(centre_crop(images, image_size=2), torch.ones(1, 3, 2, 2))
 
 
-def test_centre_crop_is_an_exact_slice():
-    images = noise(2, 53, 48)
-    assert torch.equal(centre_crop(images, image_size=40), images[..., 6:46, 4:44].float() / 255)
+def test_centre_crop_is_torchvisions_slice_also_where_margins_are_odd():
+    for height, width in ((53, 48), (55, 57), (40, 41)):
+        images = noise(2, height, width)
+        theirs = reference.center_crop(images, [40, 40])
+        assert torch.equal(centre_crop(images, image_size=40), theirs.float() / 255)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The data sets of the book, all read by ``load``."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,10 +68,13 @@ def load(
         selection: ``validation`` holds out the last 20 % of the training classes for choosing steps
             and settings; ``last`` trains on all of them.
         pool: unlabelled images: ``none``; ``other_classes``, ``labelled_classes`` or
-            ``test_classes`` of this data set (see ``split_classes``); or another data set's name.
+            ``test_classes`` of this data set (see ``split_classes``); or another data set's name,
+            whose classes may be test classes of this one (see ``Splits``).
         pool_root: the folder that holds that other data set; empty for ``root``.
-        pool_share: share of the training classes that become ``other_classes``.
-        set_aside: share of the images of every class kept for pools alone.
+        pool_share: share of the training classes that become ``other_classes``; drawn data have
+            further species for that.
+        set_aside: share of the images of every class kept for pools alone; of drawn species there
+            are always further images.
         pattern_share: of drawn data, how much pattern and shape tell species apart, not colour.
         max_classes: use only the first classes, for a quick look; 0 uses all.
         max_images_per_class: use only the first images of each class; 0 uses all.
@@ -88,14 +93,12 @@ def load(
     if name in FAMILIES:
         look = {"image_size": image_size, "pattern_share": pattern_share}
         return load_drawn(name, pool=pool, **look, **split, **limits)
-    if pool == name and resolve(pool_root or root) == resolve(root):
-        raise ValueError(
-            f"POOL={pool!r} is the data set itself, with its test classes; choose other_classes, "
-            "labelled_classes or test_classes of it"
-        )
     own_pool = "none" if pool in READERS else pool
     check_choices(protocol, fold, own_pool, pool_share, set_aside)  # before hours of decoding
     listing = list_images(name, root).limited(**limits)
+    if pool in READERS:
+        pooled = list_images(pool, pool_root or root).limited(**limits)
+        _refuse_shared_files(pool, pooled, listing)
     splits = split_classes(
         read_images(listing, image_size, short_side),
         listing.num_train,
@@ -107,10 +110,21 @@ def load(
         **split,
     )
     if pool in READERS:
-        listing = list_images(pool, pool_root or root).limited(**limits)
-        unlabelled = read_images(listing, image_size, short_side)
-        return Splits(**vars(splits) | {"unlabelled": unlabelled})
+        return replace(splits, unlabelled=read_images(pooled, image_size, short_side))
     return splits
+
+
+def _refuse_shared_files(pool: str, pooled: Listing, listing: Listing) -> None:
+    """Raise if a pool holds files of the data set itself, and so of its test classes."""
+    files, own = (
+        {os.path.join(os.path.realpath(part.root), file) for file in part.files}
+        for part in (pooled, listing)
+    )
+    if shared := files & own:
+        raise ValueError(
+            f"POOL={pool!r} holds {len(shared):,} images of the data set itself, e.g. "
+            f"{min(shared)}; choose other_classes, labelled_classes or test_classes of it"
+        )
 
 
 def list_images(name: str, root: str | Path) -> Listing:

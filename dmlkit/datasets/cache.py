@@ -53,7 +53,10 @@ def cached_arrays(
     """
     folder = cache_folder() / name
     if not folder.is_dir():
-        check_writable(folder.parent)
+        try:
+            check_writable(folder.parent)
+        except PermissionError as error:
+            raise PermissionError(f"{error}; DMLKIT_CACHE names the folder of caches") from error
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _write(folder, shapes, fill)

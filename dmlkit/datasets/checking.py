@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets import Omniglot
 
 from dmlkit.datasets import READERS
@@ -23,10 +24,10 @@ def check_data(name: str, root: Path, *, quick: bool = False) -> tuple[list[str]
     about: About = reader.ABOUT
     lines = [f"{name}: {about.title}"]
     try:
-        if about.needed:
+        if about.needed or not root.is_dir():
             find_root(name, about, root)
     except FileNotFoundError:
-        missing = f"  not found in {root}: no {' or '.join(about.needed)}"
+        missing = f"  not found in {root}: no {' or '.join(about.needed) or 'such folder'}"
         return [*lines, missing, *how_to_get(about, root)], "absent"
     try:
         listing = reader.list_images(root)
@@ -101,6 +102,11 @@ def _compare_counts(about: About, listing: Listing) -> tuple[list[str], bool]:
         lines.append(
             line + ", as published" * (part in expected and expected[part] == counts[part])
         )
+    if listing.is_gallery is not None:
+        searched = np.unique(listing.labels[listing.is_gallery])
+        test = listing.labels >= listing.num_train
+        lone = (test & ~listing.is_gallery & ~np.isin(listing.labels, searched)).sum()
+        lines.append(f"  queries whose class is not in the gallery: {lone}")
     train = {n for c, n in enumerate(listing.class_names) if c < listing.num_train}
     shared = train & set(listing.class_names[listing.num_train :])
     lines.append(f"  classes both for training and for testing: {len(shared)}")

@@ -12,15 +12,16 @@ import shutil
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
@@ -29,6 +30,7 @@ from dmlkit.datasets.cache import bytes_begun, cache_folder, cached_arrays, is_c
 from dmlkit.datasets.readers.listing import Listing
 from dmlkit.paths import write_atomically
 
+Result = TypeVar("Result")
 SPARE_BYTES = 1_000_000_000  # of the disk, which a cache leaves free
 # What a file that is no image, or half of one, makes Pillow and zipfile raise.
 UNREADABLE = (
@@ -139,7 +141,7 @@ class ImagesOnDisk:
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """Return the images ``rows`` (B,) as (B, 3, S, S) uint8; ``dim`` is 0, as for a tensor."""
-        with _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda r: decode(self.listing, r, self.shape[-1])[0], rows.tolist())
             return torch.stack(list(decoded))
 
@@ -230,9 +232,14 @@ def _size_and_time(root: Path, file: str) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
-@lru_cache(maxsize=8)
 def _open(archive: Path) -> zipfile.ZipFile:
     """Return an open archive; several threads may read from it."""
+    return _opened(archive, archive.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _opened(archive: Path, changed: int) -> zipfile.ZipFile:
+    """Return an archive, opened again after it has changed."""
     return zipfile.ZipFile(archive)
 
 
@@ -255,7 +262,7 @@ def _original_sizes(listing: Listing, content: str) -> Tensor:
     return cached_arrays(f"sizes/{content.removeprefix('generated-')[:16]}", shapes, fill)["sizes"]
 
 
-def in_parallel(what: str, do, listing: Listing) -> Iterator:
+def in_parallel(what: str, do: Callable[[int], Result], listing: Listing) -> Iterator[Result]:
     """Yield ``do(row)`` for every image in order, from one thread per core, with a progress bar.
 
     Only a few results wait at a time, however many images there are.
@@ -265,7 +272,7 @@ def in_parallel(what: str, do, listing: Listing) -> Iterator:
         total=len(rows), desc=what, unit=" images", file=sys.stdout, ascii=True, mininterval=1
     )
     # Threads suffice: reading, decoding, resizing and hashing happen outside the interpreter lock.
-    with progress, _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = []
         for row in rows:
             waiting.append(pool.submit(do, row))
@@ -280,20 +287,14 @@ def in_parallel(what: str, do, listing: Listing) -> Iterator:
 @contextmanager
 def _named(listing: Listing, row: int) -> Iterator[None]:
     """Name the image in the error of one that cannot be read or decoded."""
+    path = listing.root / listing.files[row]
     try:
         yield
+    except PermissionError as error:
+        raise PermissionError(f"{path} may not be read; change its permissions") from error
     except UNREADABLE as error:
+        is_other = isinstance(error, UnidentifiedImageError)
+        reason = "it is no image of a known kind" if is_other else error
         raise ValueError(
-            f"{listing.root / listing.files[row]} cannot be decoded ({error}); replace or remove it"
+            f"{path} cannot be decoded ({reason}); replace it, or unpack the data set again"
         ) from error
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let each thread work alone: threads that split one image further would only wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -2,17 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dmlkit.datasets.aviary import FACTORS, draw_aviary, pool_counts
-from dmlkit.datasets.butterflies import draw_butterflies
 from dmlkit.datasets.cache import cached_arrays
+from dmlkit.datasets.drawings.aviary import FACTORS, draw_aviary, pool_counts
+from dmlkit.datasets.drawings.butterflies import draw_butterflies
 from dmlkit.datasets.image_set import ImageSet
 from dmlkit.datasets.splitting import POOLS, Splits, split_classes
 
+HERE = Path(__file__).parent
 FAMILIES = {"aviary": draw_aviary, "butterflies": draw_butterflies}
 NUM_CLASSES, IMAGES_PER_CLASS = 100, 24
 
@@ -43,14 +45,14 @@ def load_drawn(
         pool: ``other_classes`` draws further species, ``labelled_classes`` and ``test_classes``
             further images of those; all have the same number of species, and few or many images of
             each.
-        max_classes: number of species in place of 100; 0 keeps that.
-        max_images_per_class: number of images of each in place of 24; 0 keeps that.
+        max_classes: at most so many of the 100 species; 0 draws all.
+        max_images_per_class: at most so many of the 24 images of each; 0 draws all.
         split: further arguments of ``split_classes``.
     """
     if pool not in POOLS:
         raise ValueError(f"POOL={pool!r} is unknown for drawn data; choose {', '.join(POOLS)}")
-    num_classes = max_classes or NUM_CLASSES
-    num_images = max_images_per_class or IMAGES_PER_CLASS
+    num_classes = min(max_classes or NUM_CLASSES, NUM_CLASSES)
+    num_images = min(max_images_per_class or IMAGES_PER_CLASS, IMAGES_PER_CLASS)
     drawn_seed = seed if protocol == "random" else 0
     how = {"image_size": image_size, "pattern_share": pattern_share}
     everything = draw(family, [num_images] * num_classes, drawn_seed, **how)
@@ -74,7 +76,7 @@ def load_drawn(
     classes = torch.arange(splits.train.num_classes)
     if pool == "labelled_classes":  # not the species held out for validation
         classes = torch.tensor([everything.class_names.index(n) for n in splits.train.class_names])
-    return Splits(**vars(splits) | {"unlabelled": drawn.keep_classes(classes)})
+    return replace(splits, unlabelled=drawn.keep_classes(classes))
 
 
 def draw(
@@ -99,8 +101,7 @@ def draw(
         first_image: number of the first image of each.
     """
     asked = (family, list(counts), seed, image_size, pattern_share, first_species, first_image)
-    here = Path(__file__).parent
-    sources = [path.read_bytes() for path in sorted(here.glob("*.py")) if is_drawing(path)]
+    sources = [path.read_bytes() for path in sorted((HERE / "drawings").glob("*.py"))]
     key = hashlib.sha256(repr(asked).encode() + b"".join(sources)).hexdigest()[:16]
     names = [*FACTORS, "hidden"]
 
@@ -129,8 +130,3 @@ def draw(
     class_names = tuple(f"species {number:03d} of seed {seed}" for number in numbers)
     fingerprint = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     return ImageSet(images, labels, class_names, fingerprint, torch.arange(total), factors=arrays)
-
-
-def is_drawing(module: Path) -> bool:
-    """Whether a module draws; what it gives stands in the fingerprint of the images."""
-    return module.stem.startswith(("aviary", "butterfl"))

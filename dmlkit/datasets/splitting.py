@@ -1,5 +1,6 @@
 """Class-disjoint parts of a data set: training, validation, unlabelled and test classes."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ class Splits:
         gallery: images that the test images are compared with; None where each test image queries
             all the others. Its labels have the numbering of ``test``.
         unlabelled: a pool to learn from without its labels, which serve checks and ceilings only.
-            Its classes may be those of the test set where that is what is studied.
+            Its classes may be those of the test set: on purpose, or because another data set has
+            them too (NABirds holds species of CUB-200-2011).
     """
 
     train: ImageSet
@@ -32,6 +34,15 @@ class Splits:
     validation: ImageSet | None = None
     gallery: ImageSet | None = None
     unlabelled: ImageSet | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the content of all parts; that of the data set if it is one."""
+        parts = {part.fingerprint for part in vars(self).values() if part is not None}
+        if len(parts) == 1:
+            return parts.pop()
+        generated = "generated-" * any(part.startswith("generated-") for part in parts)
+        return generated + hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
 
 
 def split_classes(
@@ -69,8 +80,9 @@ def split_classes(
             the ``test_classes`` (those that ``set_aside`` takes).
         pool_share: share of the training classes, the last of their order, whose labels are hidden.
         set_aside: share of the images of every class, drawn by ``seed``, that is neither trained on
-            nor tested, but kept for pools. With it all three pools have the same number of classes
-            and about the same number of images, so that they can be compared.
+            nor tested, but kept for pools; two of a class are always left. With it all three pools
+            have the same number of classes and about the same number of images, so that they can
+            be compared.
 
     Raises:
         ValueError: an unknown choice, or too few classes for the asked-for parts.
@@ -93,7 +105,8 @@ def split_classes(
     if set_aside:
         # Queries and gallery apart, so that neither is left without the other.
         keys = everything.labels if is_gallery is None else 2 * everything.labels + is_gallery
-        kept = ~_draw_share(keys, set_aside, derive_seed(seed, "set aside"))
+        fewest_left = 2 if is_gallery is None else 1  # a query needs something to find
+        kept = ~_draw_share(keys, set_aside, derive_seed(seed, "set aside"), fewest_left)
         if kept.all():
             raise ValueError(
                 f"SET_ASIDE={set_aside} takes no image of classes this small; use more"
@@ -160,14 +173,15 @@ def _pool(
     return everything.keep_images(~kept).keep_classes(chosen[:fewest])
 
 
-def _draw_share(labels: Tensor, share: float, seed: int) -> Tensor:
+def _draw_share(labels: Tensor, share: float, seed: int, fewest_left: int) -> Tensor:
     """Return (N,) bool, true for a random share of the images of each label."""
     order = torch.rand(len(labels), generator=torch.Generator().manual_seed(seed)).argsort()
     order = order[labels[order].argsort(stable=True)]
     sizes = labels.bincount()
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     drawn = torch.zeros(len(order), dtype=torch.bool)
-    drawn[order[rank < (share * sizes).round().repeat_interleave(sizes)]] = True
+    taken = (share * sizes).round().minimum(sizes - fewest_left)
+    drawn[order[rank < taken.repeat_interleave(sizes)]] = True
     return drawn
 
 

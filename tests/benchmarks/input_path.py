@@ -24,9 +24,9 @@ from torchvision import transforms as v1
 
 from dmlkit.batches import image_batches
 from dmlkit.datasets import ImageSet, load
-from dmlkit.datasets.aviary import draw_image
 from dmlkit.datasets.cache import cached_arrays
 from dmlkit.datasets.decoding import decode
+from dmlkit.datasets.drawings.aviary import draw_image
 from dmlkit.datasets.readers.listing import Listing
 from dmlkit.losses import NormSoftmaxLoss
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk

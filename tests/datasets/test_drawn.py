@@ -1,16 +1,14 @@
 """Drawn families as image sets: their species and images, what is known of them, their pools."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import dmlkit.datasets
 from dmlkit.datasets import drawn, load
-from dmlkit.datasets.aviary import BIRDS, FACTORS, DrawnSet, draw_image, pool_counts
-from dmlkit.datasets.butterflies import BUTTERFLIES
+from dmlkit.datasets.drawings.aviary import BIRDS, FACTORS, DrawnSet, draw_image, pool_counts
+from dmlkit.datasets.drawings.butterflies import BUTTERFLIES
 from dmlkit.datasets.splitting import POOLS
 
 FAMILIES = {"aviary": BIRDS, "butterflies": BUTTERFLIES}
@@ -209,12 +207,12 @@ def test_every_beginning_is_a_drawing_of_its_own(asked):
     assert len(asked) == 4
 
 
-def test_other_code_draws_anew(asked, monkeypatch):
-    folder = Path(dmlkit.datasets.__file__).parent
-    drawing = {path.stem for path in folder.glob("*.py") if drawn.is_drawing(path)}
-    assert drawing == {"aviary", "aviary_species", "butterflies", "butterfly_species"}
+def test_other_code_draws_anew(asked, monkeypatch, tmp_path):
+    assert {"aviary", "butterflies"} <= {p.stem for p in (drawn.HERE / "drawings").glob("*.py")}
     load("aviary", **FEW)
-    monkeypatch.setattr(drawn, "is_drawing", lambda path: path.stem == "aviary")
+    monkeypatch.setattr(drawn, "HERE", tmp_path)
+    (tmp_path / "drawings").mkdir()
+    (tmp_path / "drawings" / "aviary.py").write_text("other code")
     load("aviary", **FEW)
     assert len(asked) == 2
 

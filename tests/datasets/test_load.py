@@ -1,6 +1,7 @@
 """Loading by name: what is asked for arrives, and no more than that is decoded."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +33,7 @@ def cache(monkeypatch, tmp_path):
     """The folder of all caches, of this test alone."""
     monkeypatch.setenv("DMLKIT_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "cache"
-    decoding._open.cache_clear()
+    decoding._opened.cache_clear()
 
 
 @pytest.fixture
@@ -260,9 +261,33 @@ def test_unknown_choices_are_refused_before_anything_is_read(choice, root, decod
     assert not decoded["read"]
 
 
-def test_a_data_set_is_not_its_own_pool(root):
-    with pytest.raises(ValueError, match="POOL='class_folder' is the data set itself, with its te"):
-        load("class_folder", root, image_size=SIZE, pool="class_folder")
+@pytest.mark.parametrize("place", ["itself", "a link to it", "a folder around it"])
+def test_a_data_set_is_not_its_own_pool_by_whatever_path(root, place, tmp_path, decoded):
+    pool_root = {"itself": "", "a link to it": tmp_path / "link"}.get(place, root.parent)
+    if place == "a link to it":
+        pool_root.symlink_to(root)
+    pool = "class_folder"
+    if place == "a folder around it":
+        pool = "list_files"
+        for part, folder in zip(("train", "test"), sorted(root.iterdir()), strict=False):
+            files = [
+                f"{root.name}/{folder.name}/{p.name} {part == 'test':d}" for p in folder.iterdir()
+            ]
+            (root.parent / f"{part}.txt").write_text("\n".join(files))
+    with pytest.raises(ValueError, match="POOL='.*' holds .* images of the data set itself, e.g. "):
+        load("class_folder", root, image_size=SIZE, pool=pool, pool_root=pool_root)
+    assert not decoded["decode"]
+
+
+def test_the_fingerprint_of_the_splits_is_that_of_all_their_images(root, other_root):
+    alone = load("class_folder", root, image_size=SIZE)
+    assert alone.fingerprint == alone.train.fingerprint
+    pool = {"pool": "list_files", "pool_root": other_root}
+    both = load("class_folder", root, image_size=SIZE, **pool)
+    assert both.fingerprint not in (both.train.fingerprint, both.unlabelled.fingerprint)
+    assert load("class_folder", root, image_size=SIZE, **pool).fingerprint == both.fingerprint
+    generated = replace(both.unlabelled, fingerprint="generated-0a")
+    assert replace(both, unlabelled=generated).fingerprint.startswith("generated-")
 
 
 def test_drawn_data_have_no_list_of_images():

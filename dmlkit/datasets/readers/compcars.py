@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, nearest_filter
+from dmlkit.datasets.readers.listing import About, Listing, filter_sizes, find_root, make_listing
 
 ABOUT = About(
     title="CompCars, web-nature photographs (Yang, Luo, Loy and Tang, CVPR 2015)",
@@ -14,6 +12,7 @@ ABOUT = About(
     where="http://mmlab.ie.cuhk.edu.hk/datasets/comp_cars/ (the password comes with the terms)",
     unpack="join and unzip data.zip, which makes data/image/<make>/<model>/<year>/",
     terms="non-commercial research",
+    is_certain=False,
 )
 SLADE_CLASSES, SLADE_IMAGES = 145, 16537
 
@@ -22,7 +21,8 @@ def list_images(root: Path) -> Listing:
     """List all models of ``image/<make>/<model>/<year>/<name>.jpg``."""
     root = find_root("compcars", ABOUT, root)
     folder = next(root / name for name in ABOUT.needed if (root / name).is_dir())
-    paths = sorted(p.relative_to(folder) for p in folder.glob("*/*/*/*.jpg") if p.name[0] != ".")
+    paths = [p.relative_to(folder) for p in folder.glob("*/*/*/*.jpg") if p.name[0] != "."]
+    paths = sorted(p for p in paths if p.parts[0].isdigit() and p.parts[1].isdigit())
     models = [path.parts[:2] for path in paths]
     prefix = folder.relative_to(root).as_posix()
     files = [f"{prefix}/{path.as_posix()}" for path in paths]
@@ -37,10 +37,3 @@ def select_images(listing: Listing) -> Listing:
     that both totals come nearest (``nearest_filter``).
     """
     return filter_sizes(listing, SLADE_CLASSES, SLADE_IMAGES)
-
-
-def filter_sizes(listing: Listing, num_classes: int, num_images: int) -> Listing:
-    """Return the classes whose sizes lie between the bounds that come nearest to the totals."""
-    sizes = np.bincount(listing.labels)
-    low, high = nearest_filter(sizes, num_classes, num_images)
-    return listing.keep_classes(np.flatnonzero((sizes >= low) & (sizes <= high)))

@@ -21,7 +21,7 @@ def list_images(root: Path) -> Listing:
     """List ``images/<001.Class_name>/<image>.jpg``.
 
     Its successor of 2011 has 11,788 images of the same species: never compare the numbers of one
-    with the other's.
+    with the other's, nor take one for the unlabelled pool of the other.
     """
     root = find_root("cub200_2010", ABOUT, root)
     listing = list_class_folder(root, "images")

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.readers.compcars import filter_sizes
-from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
+from dmlkit.datasets.readers.listing import (
+    About,
+    Listing,
+    filter_sizes,
+    find_root,
+    make_listing,
+    read_lines,
+)
 
 ABOUT = About(
     title="Fashion200k (Han et al., ICCV 2017)",

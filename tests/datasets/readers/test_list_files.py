@@ -48,6 +48,16 @@ def test_queries_are_searched_for_in_the_gallery(tmp_path):
     assert listing.counts()["query"] == (2, 2) and listing.counts()["gallery"] == (3, 2)
 
 
+@pytest.mark.parametrize(("part", "other"), [("query", "gallery"), ("train", "query")])
+def test_an_image_in_two_lists_is_refused_by_name(part, other, tmp_path):
+    # A query that lies in the gallery would find itself.
+    file = RETRIEVAL[part][0][0]
+    label = RETRIEVAL[other][0][1]
+    write(tmp_path, RETRIEVAL | {other: [*RETRIEVAL[other], (file, label)]})
+    with pytest.raises(ValueError, match=f"name {file} more than once; .* remove its other lines"):
+        list_images("list_files", tmp_path)
+
+
 def test_labels_may_begin_at_nought(tmp_path):
     write(tmp_path, {"train": [("a.jpg", 0)], "test": [("b.jpg", 1)]}, ",")
     assert list_images("list_files", tmp_path).class_names == ("0", "1")

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from dmlkit.datasets.aviary import FACTORS, draw_aviary, draw_image, pool_counts
+from dmlkit.datasets.drawings.aviary import FACTORS, draw_aviary, draw_image, pool_counts
 
 # Frozen with the difficulty (see the module). A change here is a change of the data set, and every
 # committed result drawn from it is void.

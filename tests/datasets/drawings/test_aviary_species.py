@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmlkit.datasets.aviary_species import (
+from dmlkit.datasets.drawings.aviary_species import (
     ANIMAL,
     PALETTE,
     REGIONS,

@@ -11,7 +11,7 @@ from math import isqrt
 
 import numpy as np
 
-from dmlkit.datasets.aviary_species import EYE, Sprite, inherit
+from dmlkit.datasets.drawings.aviary_species import EYE, Sprite, inherit
 
 SPRITE = (200, 232)  # rows and columns of a sprite; the butterfly flies upwards
 PALETTE = np.array(  # from dark to light: blacks and browns, strong colours, pale ones

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from dmlkit.datasets import aviary
-from dmlkit.datasets.aviary import ANIMAL, pose
-from dmlkit.datasets.butterflies import BUTTERFLIES, FACTORS, draw_butterflies
-from dmlkit.datasets.butterfly_species import draw_species
+from dmlkit.datasets.drawings import aviary
+from dmlkit.datasets.drawings.aviary import ANIMAL, pose
+from dmlkit.datasets.drawings.butterflies import BUTTERFLIES, FACTORS, draw_butterflies
+from dmlkit.datasets.drawings.butterfly_species import draw_species
 
 # Frozen with the difficulty (see the module). A change here is a change of the data set, and every
 # committed result drawn from it is void.

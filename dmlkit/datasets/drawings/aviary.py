@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmlkit.datasets.aviary_species import ANIMAL, SINE, TONES, Dice, draw_species
+from dmlkit.datasets.drawings.aviary_species import ANIMAL, SINE, TONES, Dice, draw_species
 
 CANVAS = 192  # side of the square on which every picture is drawn before it is reduced
 SCENERY = np.array(  # sky and water, leaves, wood and earth, autumn, stone

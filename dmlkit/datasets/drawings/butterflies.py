@@ -32,8 +32,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dmlkit.datasets.aviary import DrawnSet, Family, draw_set
-from dmlkit.datasets.butterfly_species import draw_species
+from dmlkit.datasets.drawings.aviary import DrawnSet, Family, draw_set
+from dmlkit.datasets.drawings.butterfly_species import draw_species
 
 SCENERY = np.array(  # grass and leaves, petals, earth and stone, a little sky
     [(96, 136, 62), (60, 92, 50), (150, 172, 88), (40, 62, 44), (112, 140, 112), (186, 196, 140)]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dmlkit.datasets.aviary_species import ANIMAL, TONES
-from dmlkit.datasets.butterfly_species import (
+from dmlkit.datasets.drawings.aviary_species import ANIMAL, TONES
+from dmlkit.datasets.drawings.butterfly_species import (
     PALETTE,
     REGIONS,
     SHAPES,
@@ -14,6 +14,8 @@ from dmlkit.datasets.butterfly_species import (
 )
 
 BOUNDS = REGIONS | SHAPES
+
+GENES = "dmlkit.datasets.drawings.butterfly_species.species_genes"
 
 
 @pytest.mark.parametrize("share_percent", [0, 50, 100])
@@ -74,7 +76,8 @@ def test_wings_of_extreme_genes_stay_within_the_sprite(extreme, monkeypatch):
         for cell in SHAPES["tail_cell"]:
             chosen = genes | {"fore_apex": apex, "tail_cell": cell}
             monkeypatch.setattr(
-                "dmlkit.datasets.butterfly_species.species_genes", lambda *_, genes=chosen: genes
+                GENES,
+                lambda *_, genes=chosen: genes,
             )
             sprite, _ = draw_species.__wrapped__(0, 0, 50)
             assert not sprite[[0, -1]].any() and not sprite[:, [0, -1]].any()
@@ -95,7 +98,8 @@ def test_a_gene_shows(name, low, high, monkeypatch):
     for value in (low, high):
         genes = species_genes(0, 3, 50) | {name: value}
         monkeypatch.setattr(
-            "dmlkit.datasets.butterfly_species.species_genes", lambda *_, genes=genes: genes
+            GENES,
+            lambda *_, genes=genes: genes,
         )
         drawn.append(draw_species.__wrapped__(0, 3, 50)[0])
     assert np.count_nonzero(drawn[0] != drawn[1]) > 100

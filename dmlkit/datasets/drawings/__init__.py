@@ -1,0 +1,1 @@
+"""Images drawn by integers alone: the same bytes on every machine."""
