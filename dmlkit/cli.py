@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
     sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
     data = commands.add_parser("data", help="check the data sets, and say how to get them")
-    data.add_argument("names", nargs="*", metavar="NAME", help="default: all that are there")
-    data.add_argument("--data-dir", default="data", help="folder that holds them (default: data)")
+    data.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    data.add_argument("--data-dir", help="folder that holds them (default: data/ of the project)")
     data.add_argument("--quick", action="store_true", help="read lists only, open no images")
     data.add_argument("--download", action="store_true", help="fetch it first (omniglot only)")
     commands.add_parser("readme", help="rewrite the results table of README.md from results/")
@@ -82,13 +83,21 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     # Importing torch takes seconds, which the other commands can spare.
-    from dmlkit.datasets import READERS
+    from dmlkit.datasets import FAMILIES, READERS
     from dmlkit.datasets.checking import check_data, download
 
     known = [name for name in READERS if name not in ("class_folder", "list_files")]
+    if drawn := set(options.names) & set(FAMILIES):
+        raise ValueError(f"{min(drawn)} is drawn by this project and needs no data")
     if unknown := set(options.names) - set(READERS):
         raise ValueError(f"there is no data set {min(unknown)!r}; choose from {', '.join(READERS)}")
-    root, all_right = resolve(options.data_dir), True
+    # Unlike DATA_DIR, which a notebook reads from anywhere, this is a path as on any command line.
+    root = Path(options.data_dir).absolute() if options.data_dir else resolve("data")
+    if options.data_dir and not options.download and not root.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {root}; set --data-dir to the one with the data"
+        )
+    all_right = True
     if options.download:
         download(options.names, root)
     for name in options.names or known:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from PIL import UnidentifiedImageError
 from torchvision.datasets import Omniglot
 
 from dmlkit.datasets import READERS
@@ -31,7 +32,7 @@ def check_data(name: str, root: Path, *, quick: bool = False) -> tuple[list[str]
         return [*lines, missing, *how_to_get(about, root)], "absent"
     try:
         listing = reader.list_images(root)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return [*lines, f"  NOT usable: {error}", *how_to_get(about, root)], "broken"
     lines.append(f"  found in {listing.root}")
     count_lines, right = _compare_counts(about, listing)
@@ -57,10 +58,8 @@ def how_to_get(about: About, root: Path) -> list[str]:
         if path.exists():
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "md5").hexdigest()
-            verdict = (
-                "is whole" if found == md5 else f"is NOT whole (MD5 {found}); download it again"
-            )
-            lines.append(f"  {path} {verdict}")
+            other = f"is NOT the published archive (MD5 {found}): half downloaded, or repacked"
+            lines.append(f"  {path} {'is whole' if found == md5 else other}")
         else:
             lines.append(f"  MD5 of {archive}: {md5}")
     return [*lines, f"  terms of use: {about.terms}"]
@@ -94,14 +93,15 @@ def _compare_counts(about: About, listing: Listing) -> tuple[list[str], bool]:
     lines, right = [], True
     if listing.is_generated:
         lines.append("  GENERATED: random images in the layout of the data set; nothing to learn")
+    source = "generated" if listing.is_generated else "published"
     for part in expected or counts:
         line = f"  {part}: {say_counts(counts[part])}"
-        if part in expected and expected[part] != counts[part]:
-            line += f"; NOT as published: {say_counts(expected[part])}"
+        if part in expected and expected[part] == counts[part]:
+            line += f", as {source}"
+        elif part in expected:
+            line += f"; NOT as {source}: {say_counts(expected[part])}"
             right = False
-        lines.append(
-            line + ", as published" * (part in expected and expected[part] == counts[part])
-        )
+        lines.append(line)
     if listing.is_gallery is not None:
         searched = np.unique(listing.labels[listing.is_gallery])
         test = listing.labels >= listing.num_train
@@ -120,6 +120,8 @@ def _check_images(listing: Listing) -> tuple[list[str], bool]:
         try:
             data = read(listing, row)
             decode_rgb(data)
+        except UnidentifiedImageError:
+            return b"", "no image of a known kind" if data else "empty"
         except UNREADABLE as error:
             return b"", str(error) or type(error).__name__
         return hashlib.sha256(data).digest(), ""
@@ -140,7 +142,9 @@ def _check_images(listing: Listing) -> tuple[list[str], bool]:
     lines = [
         f"  unreadable images: {len(unreadable)}" + "".join(f"\n    {u}" for u in unreadable[:5])
     ]
-    lines += [f"  duplicate images {kind}: {n}, e.g. {examples[kind]}" for kind, n in kinds.items()]
+    for kind, number in kinds.items():
+        warning = "WARNING: " * ("test" in kind)  # what is tested was trained on
+        lines.append(f"  {warning}duplicate images {kind}: {number}, e.g. {examples[kind]}")
     return lines if kinds else [*lines, "  duplicate images: 0"], not unreadable
 
 

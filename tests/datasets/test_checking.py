@@ -33,12 +33,12 @@ def lists(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cub200_2011", "in_shop", "omniglot"])
-def test_a_whole_tree_is_right_and_each_part_is_as_published(name, tmp_path):
+def test_a_whole_tree_is_right_and_each_part_is_as_its_source_says(name, tmp_path):
     make_tree(name, tmp_path)
     text, state = said(name, tmp_path)
     assert state == "whole"
     published = READERS[name].ABOUT.published
-    assert text.count(", as published") == len(published)
+    assert text.count(", as generated") == len(published)
     assert "GENERATED" in text
     assert "classes both for training and for testing: 0" in text
     assert "unreadable images: 0" in text
@@ -61,8 +61,8 @@ def test_a_part_of_a_data_set_is_not_right_and_both_counts_are_said(tmp_path):
         (root / name).write_text("".join(lines[:-1]))
     text, state = said("cub200_2011", tmp_path)
     assert state == "broken"
-    assert "test: 15 images of 4 classes; NOT as published: 16 images of 4 classes" in text
-    assert "train: 16 images of 4 classes, as published" in text
+    assert "test: 15 images of 4 classes; NOT as generated: 16 images of 4 classes" in text
+    assert "train: 16 images of 4 classes, as generated" in text
 
 
 def test_missing_images_are_counted_and_one_is_named(tmp_path):
@@ -111,7 +111,10 @@ def test_classes_on_both_sides_are_not_usable(lists):
 def test_a_downloaded_archive_is_compared_with_its_checksum(tmp_path, monkeypatch):
     (tmp_path / "CUB_200_2011.tgz").write_bytes(b"half")
     text, _ = said("cub200_2011", tmp_path)
-    assert f"CUB_200_2011.tgz is NOT whole (MD5 {hashlib.md5(b'half').hexdigest()})" in text
+    assert (
+        f"CUB_200_2011.tgz is NOT the published archive (MD5 {hashlib.md5(b'half').hexdigest()}"
+        in text
+    )
     whole = (("CUB_200_2011.tgz", hashlib.md5(b"half").hexdigest()),)
     about = READERS["cub200_2011"].ABOUT
     monkeypatch.setattr(

@@ -245,7 +245,7 @@ def test_splits_of_images_on_disk_are_those_of_cached_ones(root, monkeypatch, ca
         ({"pool": "nabird"}, "POOL='nabird' is unknown; choose none, other_classes"),
         ({"pool": "other_classes"}, "needs POOL_SHARE above 0"),
         ({"pool": "test_classes"}, "needs SET_ASIDE above 0"),
-        ({"max_classes": 2}, r"1 training class\(es\) hold no negative pair"),
+        ({"max_classes": 2}, r"MAX_CLASSES=2 leaves fewer than two classes"),
     ],
 )
 def test_unknown_choices_are_refused_in_one_sentence(options, message, root):

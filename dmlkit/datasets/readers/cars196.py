@@ -67,9 +67,11 @@ def _torchvision(root: Path) -> tuple[list[str], list[int], list[str]]:
 
 
 def _kaggle(root: Path) -> tuple[list[str], list[int], list[str]]:
-    """Read the lists of ``car_data/car_data/{train,test}/<class name>/<file>``."""
+    """Read the lists of ``car_data/[car_data/]{train,test}/<class name>/<file>``."""
     names = [next(csv.reader(io.StringIO(line))) for line in read_lines(root / "names.csv")]
     names = [",".join(name) for name in names]
+    nested = "car_data/car_data"  # as the archive unpacks; some move the inner folder up
+    images = nested if (root / nested).is_dir() else "car_data"
     files, classes = [], []
     for part in ("train", "test"):
         for row in csv.reader(read_lines(root / f"anno_{part}.csv")):
@@ -81,7 +83,7 @@ def _kaggle(root: Path) -> tuple[list[str], list[int], list[str]]:
             classes.append(int(row[-1]))
             # A folder's name cannot hold the slash of "Ram C/V Cargo Van Minivan 2012".
             folder = names[classes[-1] - 1].replace("/", "-")
-            files.append(f"car_data/car_data/{part}/{folder}/{row[0]}")
+            files.append(f"{images}/{part}/{folder}/{row[0]}")
     return files, classes, names
 
 

@@ -52,8 +52,9 @@ def list_class_folder(root: Path, folder: str = ".") -> Listing:
         )
         if len(found) < 2:
             raise ValueError(
-                f"class folder {class_folder} holds {len(found)} image(s), and a class needs at "
-                "least 2 for a query to have something to find; add images or remove the folder"
+                f"class folder {class_folder} holds {len(found)} image(s) of the kinds "
+                f"{' '.join(sorted(SUFFIXES))}, and a class needs at least 2 for a query to have "
+                "something to find; add images or remove the folder"
             )
         files += found
         classes += [class_folder.name] * len(found)

@@ -25,6 +25,11 @@ def list_images(root: Path) -> Listing:
     """List ``train.txt`` and ``test.txt``, or ``query.txt`` and ``gallery.txt``, below ``root``."""
     root = find_root("list_files", ABOUT, root)
     parts = ("train", "query", "gallery") if (root / "query.txt").exists() else ("train", "test")
+    if missing := [f"{part}.txt" for part in parts if not (root / f"{part}.txt").exists()]:
+        raise FileNotFoundError(
+            f"{root} has no {missing[0]}; write train.txt with test.txt, or with query.txt and "
+            "gallery.txt"
+        )
     rows = [(part, *row) for part in parts for row in _read(root / f"{part}.txt")]
     train = {label for part, _, label in rows if part == "train"}
     test = {label for part, _, label in rows if part != "train"}
@@ -32,7 +37,12 @@ def list_images(root: Path) -> Listing:
         raise ValueError(
             f"the lists in {root} have {len(shared):,} classes both in train.txt and among the "
             f"test images, e.g. {min(shared)}; metric learning is tested on classes it was not "
-            "trained on, so give each class to one of them"
+            "trained on, so give each class to one of them, with numbers of its own"
+        )
+    searched = {label for part, _, label in rows if part == "gallery"}
+    if len(parts) == 3 and not searched & {label for part, _, label in rows if part == "query"}:
+        raise ValueError(
+            f"no class of query.txt in {root} occurs in gallery.txt; correct one of them"
         )
     return make_listing(
         root,
@@ -50,8 +60,8 @@ def _read(path: Path) -> list[tuple[str, int]]:
     for number, line in enumerate(read_lines(path), start=1):
         if not (match := LINE.match(line)):
             raise ValueError(
-                f"line {number} of {path} is {line!r}; expected a path and a label, like "
-                "'images/wren/1.jpg 17'"
+                f"line {number} of {path} is {line!r}; expected a path and the number of "
+                "its class, like 'images/wren/1.jpg 17', in UTF-8"
             )
         rows.append((match[1], int(match[2])))
     if not rows:

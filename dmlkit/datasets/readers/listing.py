@@ -89,6 +89,11 @@ class Listing:
             max_images_per_class: how many images of each to keep; 0 keeps all. Queries and gallery
                 images of a class count apart, so that neither is left without the other.
         """
+        if max_classes and max_classes < 4:
+            raise ValueError(
+                f"MAX_CLASSES={max_classes} leaves fewer than two classes for training or for "
+                "testing; use 4 or more, or 0 for all"
+            )
         half = max_classes // 2 if max_classes else len(self.class_names)
         classes = np.arange(len(self.class_names))
         rank = np.where(classes < self.num_train, classes, classes - self.num_train)
@@ -162,6 +167,10 @@ def find_root(name: str, about: About, root: Path) -> Path:
         raise FileNotFoundError(
             f"there is no folder {root}; set DATA_DIR to the folder that holds {name}, or run "
             f"`dmlkit data {name}` to see where to get it"
+        )
+    if any((root.parent / file).exists() for file in about.needed):
+        raise FileNotFoundError(
+            f"{root} is a part of {name}, which {root.parent} holds; set DATA_DIR to that folder"
         )
     raise FileNotFoundError(
         f"{root} does not hold {name}: there is no {' or '.join(about.needed)} in it or in its "

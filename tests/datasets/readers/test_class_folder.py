@@ -70,7 +70,7 @@ def test_folders_may_be_links(birds, tmp_path):
 def test_a_class_of_fewer_than_two_images_is_refused_by_name(left, birds):
     for path in sorted((birds / "owl").iterdir())[left:]:
         path.unlink()
-    message = rf"class folder .*owl holds {left} image\(s\), .* add images or remove the folder"
+    message = rf"class folder .*owl holds {left} image\(s\) of the kinds .* add images or remove"
     with pytest.raises(ValueError, match=message):
         list_images("class_folder", birds)
 

@@ -101,8 +101,8 @@ def test_a_line_of_another_form_is_refused_with_its_number(part, line, tmp_path)
     with pytest.raises(ValueError) as error:
         list_images("list_files", tmp_path)
     assert str(error.value) == (
-        f"line 4 of {tmp_path}/{part}.txt is {line!r}; expected a path and a label, like "
-        "'images/wren/1.jpg 17'"
+        f"line 4 of {tmp_path}/{part}.txt is {line!r}; expected a path and the number of "
+        "its class, like 'images/wren/1.jpg 17', in UTF-8"
     )
 
 
@@ -129,7 +129,7 @@ def test_a_list_that_names_missing_images_is_refused(monkeypatch, tmp_path):
 def test_a_missing_list_is_named(lists, part, tmp_path):
     write(tmp_path, lists)
     (tmp_path / f"{part}.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{part}\.txt is missing"):
+    with pytest.raises(FileNotFoundError, match=rf"{part}\.txt; write train.txt with test.txt"):
         list_images("list_files", tmp_path)
 
 
@@ -158,4 +158,10 @@ def test_an_empty_list_is_refused(part, tmp_path):
     write(tmp_path, LISTS)
     (tmp_path / f"{part}.txt").write_text("\n")
     with pytest.raises(ValueError, match=rf"{part}\.txt names no images; give each on a line"):
+        list_images("list_files", tmp_path)
+
+
+def test_queries_with_nothing_to_find_at_all_are_refused(tmp_path):
+    write(tmp_path, RETRIEVAL | {"gallery": [("other/1.png", 200), ("other/2.png", 201)]})
+    with pytest.raises(ValueError, match=r"no class of query.txt in .* occurs in gallery.txt"):
         list_images("list_files", tmp_path)

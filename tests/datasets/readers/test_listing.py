@@ -273,7 +273,7 @@ def test_counts_are_of_images_and_of_classes_that_have_some():
 
 
 @pytest.mark.parametrize(
-    ("max_classes", "names"), [(0, "abcdef"), (2, "ad"), (4, "abde"), (6, "abcdef"), (99, "abcdef")]
+    ("max_classes", "names"), [(0, "abcdef"), (4, "abde"), (6, "abcdef"), (99, "abcdef")]
 )
 def test_limited_keeps_the_first_classes_of_both_halves(max_classes, names):
     listing = birds(groups=np.arange(6) * 10)
@@ -436,3 +436,9 @@ def test_the_filter_comes_as_near_as_any_range_of_sizes(seed):
 def test_the_filter_finds_a_selection_that_fits():
     assert nearest_filter(np.array([1, 2, 5, 6, 7, 7, 90]), 4, 25) == (5, 7)
     assert nearest_filter(np.array([4, 4, 4]), 1, 1) == (4, 4)  # all or none of a size
+
+
+@pytest.mark.parametrize("max_classes", [1, 2, 3])
+def test_fewer_classes_than_two_halves_of_two_are_refused(max_classes):
+    with pytest.raises(ValueError, match=f"MAX_CLASSES={max_classes} leaves .*; use 4 or more"):
+        birds().limited(max_classes, 0)
