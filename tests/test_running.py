@@ -7,6 +7,7 @@ import pytest
 from nbclient.exceptions import DeadKernelError
 
 from dmlkit import running
+from tests.official_trees import make_tree
 
 CHAPTER = "02_baseline_losses"
 
@@ -80,7 +81,9 @@ def test_photographs_are_stripped_from_notebooks_that_may_be_committed(
 ):
     picture = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
     monkeypatch.setattr(running, "_papermill", lambda *_: executed(picture, tags=["pictures"]))
-    running.execute(CHAPTER, parameters | {"DATASET": dataset})
+    if not is_kept:
+        make_tree(dataset, tmp_path / "data")
+    running.execute(CHAPTER, parameters | {"DATASET": dataset, "DATA_DIR": str(tmp_path / "data")})
     kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
     assert bool(kept.cells[0].outputs) == is_kept
 
