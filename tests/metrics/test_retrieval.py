@@ -7,7 +7,6 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
-from dmlkit import metrics
 from dmlkit.metrics import count_relevant, retrieval_metrics
 
 A, B = 0, 1
@@ -134,8 +133,7 @@ def test_a_tie_within_the_first_r_counts_against_the_model(order):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 101])
-def test_exact_duplicates_tie_whatever_their_place_in_the_matrix_product(rows, monkeypatch):
-    monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", rows * 106)
+def test_exact_duplicates_tie_whatever_their_place_in_the_matrix_product(rows):
     # Each of 53 items is there twice, once as a match: other, match, other, match ... and R = 53.
     generator = torch.Generator().manual_seed(0)
     items = F.normalize(torch.randn(53, 67, generator=generator), dim=1)
@@ -146,6 +144,7 @@ def test_exact_duplicates_tie_whatever_their_place_in_the_matrix_product(rows, m
         gallery=torch.cat([items, items]),
         gallery_labels=torch.arange(106) // 53,
         ks=(1, 2),
+        memory_mib=rows * 106 * 8 / 2**20,
     )
     assert found.per_query["recall_at_1"].sum() == 0
     assert found.per_query["recall_at_2"].sum() == 101
@@ -202,7 +201,10 @@ def test_r_may_be_larger_than_the_number_of_neighbours_kept():
     # A at 90: A B B A (A A): R-precision 1/2, MAP@R (1 + 2/4) / 4.
     # B: B: 1 and 1.
     found = retrieval_metrics(
-        on_circle(0, 0, 0, 90, 90, 30, 30), torch.tensor([A, A, A, A, A, B, B]), ks=(1,)
+        on_circle(0, 0, 0, 90, 90, 30, 30),
+        torch.tensor([A, A, A, A, A, B, B]),
+        num_neighbours=1,
+        ks=(1,),
     )
     assert found.neighbours.shape == (7, 1)
     assert found.per_query["r_precision"].tolist() == [0.5] * 5 + [1, 1]
@@ -338,12 +340,11 @@ def test_the_names_of_the_classes_do_not_matter():
     assert_same(retrieval_metrics(embeddings, names[labels]), retrieval_metrics(embeddings, labels))
 
 
-@pytest.mark.parametrize("elements", [1, 7 * 60, 59 * 60])
-def test_the_size_of_a_chunk_does_not_matter(elements, monkeypatch):
+@pytest.mark.parametrize("similarities", [1, 7 * 60, 59 * 60])
+def test_the_size_of_a_chunk_does_not_matter(similarities):
     embeddings, labels = with_ties(60, 20, seed=4)
     whole = retrieval_metrics(embeddings, labels)
-    monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", elements)
-    chunked = retrieval_metrics(embeddings, labels)
+    chunked = retrieval_metrics(embeddings, labels, memory_mib=8 * similarities / 2**20)
     assert_same(chunked, whole)
     assert torch.equal(chunked.queries, whole.queries)
     assert chunked.neighbours.shape == whole.neighbours.shape
@@ -359,7 +360,7 @@ def test_embeddings_of_any_float_type_are_taken(dtype):
 
 def test_neighbours_come_nearest_first_without_the_query_and_with_other_classes_first():
     embeddings, labels = with_ties(60, 6, seed=6)
-    found = retrieval_metrics(embeddings, labels, ks=(1, 59))
+    found = retrieval_metrics(embeddings, labels, num_neighbours=100)
 
     assert found.neighbours.shape == (60, 59)
     for query, row in zip(found.queries.tolist(), found.neighbours, strict=True):

@@ -1,0 +1,256 @@
+"""Retrieval metrics, exact and per query. Every value is a fraction in [0, 1], higher is better.
+
+One convention holds throughout:
+
+- a query never retrieves itself: it is masked by its index, not by its rank or its similarity;
+- ties count against the model: among equal similarities, items of other classes rank first, so
+  an embedding that maps everything to one point scores near zero and not one (for codes, where
+  many items tie, see :mod:`dmlkit.metrics.binary_codes`);
+- R is the query's own number of relevant items, without itself;
+- a query with no relevant item (a lone class) has no defined value: it is left out and counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmlkit.metrics.ranking import Ranker, ranks_of_matches
+
+LISTED = 64  # items listed per query if Recall@K asks for so many
+RECALL_LEVELS = 101  # of the precision-recall curve: recall 0, 0.01 ... 1
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Per-query results of one evaluation, on the CPU.
+
+    Args:
+        queries: (Q,) int64, positions of the queries that have a relevant item.
+        labels: (Q,) int64, their classes.
+        per_query: metric name to (Q,) float32 values in [0, 1].
+        num_lone: queries left out because the gallery holds no item of their class.
+        neighbours: (Q, K) int64, gallery positions of the nearest items, nearest first.
+        precision_at_recall: (101,) float32, mean over queries of the interpolated precision at
+            recall 0, 0.01 ... 1, the precision-recall curve; None unless all was ranked.
+    """
+
+    queries: Tensor
+    labels: Tensor
+    per_query: dict[str, Tensor]
+    num_lone: int
+    neighbours: Tensor
+    precision_at_recall: Tensor | None = None
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric over the queries."""
+        return {name: values.double().mean().item() for name, values in self.per_query.items()}
+
+
+@torch.no_grad()
+def retrieval_metrics(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    gallery: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    ks: tuple[int, ...] = (1, 2, 4, 8),
+    distance: str = "cosine",
+    rank_all: bool = False,
+    num_neighbours: int = 10,
+    memory_mib: float = 128,
+) -> Retrieval:
+    """Compute Recall@K, R-precision and MAP@R of every query.
+
+    - ``recall_at_k``: 1 if any of the k nearest items is relevant (information retrieval calls its
+      mean the hit rate). ``recall_at_1`` is also the precision at 1.
+    - ``r_precision``: share of relevant items among the R nearest.
+    - ``map_at_r``: (1/R) times the sum, over ranks i = 1..R that hold a relevant item, of the
+      precision at i (Musgrave et al., 2020, section 3.2).
+    - ``average_precision``, with ``rank_all``: the same sum over all ranks, divided by R; its mean
+      is called mAP.
+
+    Args:
+        embeddings: (N, D) float queries; without a gallery each queries all the others.
+        labels: (N,) integer class of each query, any values.
+        gallery: (M, D) items to retrieve, disjoint from the queries; None for the queries.
+        gallery_labels: (M,) integer class of each gallery item.
+        ks: numbers of neighbours for Recall@K.
+        distance: ``cosine``, or ``euclidean``, which ranks rows of unit length alike.
+        rank_all: rank the whole gallery, for average precision and the precision-recall curve;
+            three to five times slower.
+        num_neighbours: nearest items kept per query, at most the gallery.
+        memory_mib: bound for the similarities held at once. Besides, the results take memory, as
+            do unit copies of rows that have another length.
+
+    Raises:
+        ValueError: NaN, zero vectors under cosine, empty sets, shapes that do not correspond, a k
+            below 1 or beyond the gallery, no query with a relevant item.
+    """
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("give gallery and gallery_labels together, or neither")
+    searched = None if gallery is None else (gallery, gallery_labels)
+    _check(embeddings, labels, searched, ks, distance)
+    embeddings, labels = embeddings.float(), labels.to(embeddings.device)
+    if searched is not None:
+        searched = gallery.float(), gallery_labels.to(gallery.device)
+    relevant = count_relevant(labels, searched[1] if searched else labels) - int(gallery is None)
+    queries = relevant.nonzero().squeeze(1)
+    if not len(queries):
+        raise ValueError(
+            "no query has a relevant item: each class has a single image, or none in the gallery"
+        )
+    ranker = Ranker(embeddings, labels, searched, distance)
+    num_neighbours = min(num_neighbours, ranker.num_items)
+    rank = _rank_all if rank_all else _rank_nearest
+    ranked = rank(ranker, queries, relevant[queries], ks, num_neighbours, int(memory_mib * 2**20))
+    return Retrieval(
+        queries=queries.cpu(),
+        labels=labels[queries].cpu(),
+        per_query={name: values.cpu() for name, values in ranked.per_query.items()},
+        num_lone=len(labels) - len(queries),
+        neighbours=ranked.neighbours.cpu(),
+        precision_at_recall=ranked.precision_at_recall.mean(dim=0).cpu() if rank_all else None,
+    )
+
+
+def count_relevant(labels: Tensor, gallery_labels: Tensor) -> Tensor:
+    """Return (N,) the number of gallery items that share each query's label."""
+    values, counts = gallery_labels.unique(return_counts=True)
+    place = torch.searchsorted(values, labels).clamp_max(len(values) - 1)
+    return torch.where(values[place] == labels, counts[place], 0)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Metrics (Q,), neighbours (Q, K) and, if all was ranked, interpolated precision (Q, 101)."""
+
+    per_query: dict[str, Tensor]
+    neighbours: Tensor
+    precision_at_recall: Tensor | None = None
+
+
+def _rank_nearest(
+    ranker: Ranker,
+    queries: Tensor,
+    relevant: Tensor,
+    ks: tuple[int, ...],
+    num_neighbours: int,
+    memory: int,
+) -> _Ranked:
+    """Rank only as many items as the metrics need, in float32; exactly where that is not enough."""
+    size = min(max(1, memory // (8 * ranker.num_gallery)), len(queries))
+    buffer = torch.empty(size, ranker.num_gallery, device=queries.device)
+    # Listing so many costs little; a first match behind them is looked for by itself.
+    shortest = max(num_neighbours, min(max(ks), LISTED))
+    chunks, neighbours, unsettled = [], [], []
+    for places in torch.arange(len(queries), device=queries.device).split(size):
+        rows, wanted = queries[places], relevant[places]
+        scores = ranker.scores(rows, out=buffer[: len(rows)])
+        found = ranker.best(scores, rows, wanted.clamp_min(shortest))
+        rank = torch.arange(1, found.is_match.shape[1] + 1, device=rows.device)
+        is_hit = found.is_match & (rank <= found.certain[:, None])
+        first = torch.where(is_hit.any(dim=1), is_hit.int().argmax(dim=1) + 1, 0)
+        is_settled = found.certain >= 0
+        late = (is_settled & (first == 0) & (found.certain < max(ks))).nonzero().squeeze(1)
+        for some in late.split(max(1, size // 8)) if len(late) else ():
+            first[some], is_settled[some] = ranker.first_match(scores[some], rows[some], ks)
+        first = torch.where(first == 0, ranker.num_items + 1, first)
+        chunks.append(_metrics(is_hit, is_hit.cumsum(dim=1), rank, first, wanted, ks))
+        neighbours.append(found.items[:, :num_neighbours])
+        unsettled.append(places[~is_settled])
+    per_query = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    del per_query["average_precision"]  # over the best items alone it is another metric
+    neighbours, unsettled = torch.cat(neighbours), torch.cat(unsettled)
+    if len(unsettled):
+        exact = _rank_all(
+            ranker, queries[unsettled], relevant[unsettled], ks, num_neighbours, memory
+        )
+        neighbours[unsettled] = exact.neighbours
+        for name, values in per_query.items():
+            values[unsettled] = exact.per_query[name]
+    return _Ranked(per_query, neighbours)
+
+
+def _rank_all(
+    ranker: Ranker,
+    queries: Tensor,
+    relevant: Tensor,
+    ks: tuple[int, ...],
+    num_neighbours: int,
+    memory: int,
+) -> _Ranked:
+    """Rank the whole gallery, in float64."""
+    chunks, neighbours, curves = [], [], []
+    size = max(1, memory // (64 * ranker.num_gallery))
+    for rows, wanted in zip(queries.split(size), relevant.split(size), strict=True):
+        key, is_match = ranker.keys(rows)
+        neighbours.append(key.topk(num_neighbours, dim=1).indices)
+        ranks = ranks_of_matches(key, is_match)  # (B, R)
+        number = torch.arange(1, ranks.shape[1] + 1, device=rows.device)
+        is_hit, rank = ranks > 0, ranks.clamp_min(1)
+        chunks.append(_metrics(is_hit, number, rank, ranks[:, 0], wanted, ks))
+        # The interpolated precision at a recall is the best precision there or at a higher one.
+        best = (is_hit * number / rank).flip(1).cummax(dim=1).values.flip(1)
+        level = torch.arange(RECALL_LEVELS, device=rows.device)
+        place = (level * wanted[:, None] + RECALL_LEVELS - 2) // (RECALL_LEVELS - 1)
+        curves.append(best.gather(1, place.clamp_min(1) - 1))
+    per_query = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return _Ranked(per_query, torch.cat(neighbours), torch.cat(curves))
+
+
+def _metrics(
+    is_hit: Tensor, number: Tensor, rank: Tensor, first: Tensor, relevant: Tensor, ks: tuple
+) -> dict[str, Tensor]:
+    """Return the metrics of B queries, each (B,) float32.
+
+    Args:
+        is_hit: (B, L) whether there is a relevant item here.
+        number: (B, L) or (L,) how many relevant items there are up to and with this one.
+        rank: (B, L) or (L,) its rank, from 1.
+        first: (B,) rank of the first relevant item.
+        relevant: (B,) number of relevant items, R.
+        ks: numbers of neighbours for Recall@K.
+    """
+    within = is_hit & (rank <= relevant[:, None])
+    precision = number / rank
+    return {f"recall_at_{k}": (first <= k).float() for k in ks} | {
+        "r_precision": within.sum(dim=1) / relevant,
+        "map_at_r": (precision * within).sum(dim=1) / relevant,
+        "average_precision": (precision * is_hit).sum(dim=1) / relevant,
+    }
+
+
+def _check(
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery: tuple[Tensor, Tensor] | None,
+    ks: tuple[int, ...],
+    distance: str,
+) -> None:
+    """Raise ValueError with one sentence if the arguments do not fit together."""
+    items, item_labels = gallery or (embeddings, labels)
+    if embeddings.ndim != 2 or items.shape[1:] != embeddings.shape[1:]:
+        raise ValueError(
+            f"embeddings {tuple(embeddings.shape)} and gallery {tuple(items.shape)} do not "
+            "correspond; they should be (N, D) and (M, D)"
+        )
+    if labels.shape != embeddings.shape[:1] or item_labels.shape != items.shape[:1]:
+        raise ValueError(
+            f"{len(embeddings)} embeddings with labels {tuple(labels.shape)} and {len(items)} "
+            f"gallery items with labels {tuple(item_labels.shape)} do not correspond; there should "
+            "be one label each"
+        )
+    if not (embeddings.numel() and items.numel()):
+        raise ValueError("there is nothing to rank: the embeddings or the gallery are empty")
+    if not (embeddings.isfinite().all() and items.isfinite().all()):
+        raise ValueError("the embeddings hold NaN or infinity; the training has diverged")
+    if distance not in ("cosine", "euclidean"):
+        raise ValueError(f"there is no distance {distance!r}; choose cosine or euclidean")
+    num_items = len(items) - (gallery is None)
+    if not ks or min(ks) < 1:
+        raise ValueError(f"Recall@K is not defined for K in {ks}; K starts at 1")
+    if max(ks) > num_items:
+        raise ValueError(
+            f"Recall@{max(ks)} needs at least {max(ks)} items to retrieve, there are {num_items}"
+        )
