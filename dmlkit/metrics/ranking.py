@@ -1,0 +1,200 @@
+"""Who ranks where: the gallery items that each query finds first, exactly and at float32 speed.
+
+The score of an item is the cosine similarity or, for Euclidean distance, x . y - |y|^2 / 2, which
+orders as the distance does. By definition a ranking follows the scores computed in float64 and
+rounded to float32, so that duplicates tie whatever order a matrix product sums in, and among
+equal scores items of other classes come first.
+
+Computing all scores in float64 would take twice as long as in float32. But rounding matters only
+to items whose scores almost agree. So scores are computed in float32, and only those that lie
+closer to another than the rounding error are computed again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOWEST = torch.iinfo(torch.int64).min
+BEYOND = 4  # items listed beyond those a metric needs, so that near ties at the end can be seen
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some queries found.
+
+    Args:
+        items: (B, L) int64 gallery positions, best first.
+        is_match: (B, L) whether an item has the class of the query.
+        certain: (B,) how many of the L are certain to rank before everything else; -1 if fewer
+            than needed, and then neither items nor their order are certain.
+    """
+
+    items: Tensor
+    is_match: Tensor
+    certain: Tensor
+
+
+class Ranker:
+    """Ranks a gallery for queries.
+
+    Args:
+        embeddings: (N, D) float32 queries.
+        labels: (N,) int64 their classes.
+        gallery: (M, D) float32 items and (M,) int64 their classes; None if the queries search one
+            another.
+        distance: ``cosine`` (rows are normalised unless they are unit already) or ``euclidean``.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery: tuple[Tensor, Tensor] | None,
+        distance: str,
+    ) -> None:
+        self.is_one_set = gallery is None
+        items, self.gallery_labels = gallery or (embeddings, labels)
+        self.labels = labels
+        self.classes, self.by_class = self.gallery_labels.sort()
+        if distance == "cosine":
+            self.asked = _unit_rows(embeddings, "embeddings")
+            self.searched = self.asked if self.is_one_set else _unit_rows(items, "gallery")
+        else:
+            self.asked, self.searched = _euclidean_rows(embeddings, items)
+        self.num_gallery = len(items)
+        self.num_items = len(items) - self.is_one_set  # without the query itself
+        # The rounding error of a product of length D grows like sqrt(D) (Higham and Mary, 2019);
+        # measured errors stay below a quarter of this, which two scores may share.
+        size = self.asked.norm(dim=1).max() * self.searched.norm(dim=1).max()
+        self.tolerance = 4 * self.asked.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * size
+
+    def scores(self, rows: Tensor, out: Tensor) -> Tensor:
+        """Write the float32 scores (B, M) of the queries ``rows`` into ``out``; own score -inf."""
+        torch.mm(self.asked[rows], self.searched.T, out=out)
+        if self.is_one_set:
+            out[torch.arange(len(rows)), rows] = -torch.inf
+        return out
+
+    def best(self, scores: Tensor, rows: Tensor, needed: Tensor) -> Found:
+        """Return the best of ``scores`` (B, M), at least ``needed`` (B,) of them."""
+        length = min(int(needed.max()) + BEYOND, self.num_items)
+        values, items = scores.topk(length, dim=1)
+        is_match = self.gallery_labels[items] == self.labels[rows][:, None]
+        is_near = values[:, :-1] - values[:, 1:] <= self.tolerance  # (B, L - 1)
+        if length == self.num_items:
+            certain = torch.full_like(needed, length)
+        else:
+            # Behind the last gap that is wider than the rounding error, anything may follow.
+            rank = torch.arange(1, length, device=rows.device)
+            certain = torch.where(is_near, 0, rank).amax(dim=1) if length > 1 else needed * 0
+            certain[certain < needed] = -1
+        unsure = torch.zeros_like(is_match)
+        unsure[:, :-1] |= is_near
+        unsure[:, 1:] |= is_near
+        unsure &= certain[:, None] > 0
+        self._settle(values, items, is_match, rows, unsure)
+        return Found(items, is_match, certain)
+
+    def first_match(
+        self, scores: Tensor, rows: Tensor, ks: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) ranks of the first matches, right as far as "at most k" goes, for all k.
+
+        The second result, (B,), is False where rounding leaves even that open.
+        """
+        # Matches stand together once the gallery is sorted by class.
+        wanted = self.labels[rows]
+        start, end = (torch.searchsorted(self.classes, wanted, right=r) for r in (False, True))
+        place = start[:, None] + torch.arange(int((end - start).max()), device=rows.device)
+        own = scores.gather(1, self.by_class[place.clamp_max(self.num_gallery - 1)])
+        own = own.masked_fill(place >= end[:, None], -torch.inf)  # (B, R); the query's own is too
+        best = own.amax(dim=1, keepdim=True)
+        least = (scores > best + self.tolerance).sum(dim=1)  # items that rank before it
+        most = (scores >= best - self.tolerance).sum(dim=1)
+        most -= (own >= best - self.tolerance).sum(dim=1)
+        is_settled = torch.stack([(most < k) | (least >= k) for k in ks]).all(dim=0)
+        return least + 1, is_settled
+
+    def _settle(
+        self, values: Tensor, items: Tensor, is_match: Tensor, rows: Tensor, unsure: Tensor
+    ) -> None:
+        """Compute ``unsure`` scores again, and sort the rows that hold some, all in place."""
+        where = unsure.nonzero()  # (U, 2)
+        for place in where.split(max(1, 2**20 // self.asked.shape[1])):
+            row, column = place.unbind(1)
+            item = items[row, column]
+            product = self.asked[rows[row]].double() * self.searched[item].double()
+            values[row, column] = product.sum(dim=1).float()
+        touched = where[:, 0].unique()
+        order = sort_key(values[touched], is_match[touched]).argsort(dim=1, descending=True)
+        items[touched] = items[touched].gather(1, order)
+        is_match[touched] = is_match[touched].gather(1, order)
+
+    def keys(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for the queries ``rows`` the exact sort keys of all items and which are matches.
+
+        Both are (B, M). A query's own key is the lowest, and it is no match of itself.
+        """
+        asked = self.asked[rows].double()
+        parts = [asked @ part.double().T for part in self.searched.split(4096)]
+        is_match = self.gallery_labels == self.labels[rows][:, None]
+        key = sort_key(torch.cat(parts, dim=1).float(), is_match)
+        if self.is_one_set:
+            own = torch.arange(len(rows)), rows
+            key[own], is_match[own] = LOWEST, False
+        return key, is_match
+
+
+def sort_key(scores: Tensor, is_match: Tensor) -> Tensor:
+    """Return int64 numbers that order as ``scores`` (float32), matches behind equal others."""
+    # Bits of floats order as integers do, in reverse for negative ones. Adding 0.0 turns -0.0
+    # into 0.0, whose bits differ though they are equal.
+    bits = (scores + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return 2 * ordered + ~is_match
+
+
+def ranks_of_matches(key: Tensor, is_match: Tensor) -> Tensor:
+    """Return (B, R) ranks of each query's matches, from 1, ascending; 0 where there are fewer.
+
+    Args:
+        key: (B, M) sort keys of all items.
+        is_match: (B, M) which of them are matches.
+    """
+    counts = is_match.sum(dim=1)
+    most = int(counts.max())
+    wanted = key.masked_fill(~is_match, LOWEST).topk(most, dim=1).values  # (B, R) descending
+    # How many of the wanted ones an item of another class ranks before; ties cannot occur, since
+    # the lowest bit of a key says whether it is a match.
+    others = key.masked_fill(is_match, LOWEST)
+    before = torch.searchsorted(wanted.flip(1), others)  # (B, M), 0..R
+    number = torch.zeros(len(key), most + 1, dtype=torch.int64, device=key.device)
+    number.scatter_add_(1, before, torch.ones_like(before[:1, :1]).expand_as(before))
+    ahead = number.flip(1).cumsum(dim=1)[:, :most]  # (B, R), those before the best wanted first
+    place = torch.arange(1, most + 1, device=key.device)
+    return torch.where(place <= counts[:, None], ahead + place, 0)
+
+
+def _unit_rows(rows: Tensor, name: str) -> Tensor:
+    """Return (N, D) rows of unit length."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    if (lengths == 0).any():
+        raise ValueError(
+            f"row {int((lengths == 0).nonzero()[0])} of the {name} is a zero vector, which has no "
+            "direction; use distance='euclidean', or find out why the model gives zeros"
+        )
+    is_unit = ((lengths - 1).abs() < 1e-6).all()
+    return rows if is_unit else (rows / lengths[:, None]).float()
+
+
+def _euclidean_rows(embeddings: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows whose product is x . y - |y|^2 / 2, of both moved by the gallery's mean."""
+    mean = gallery.mean(dim=0, dtype=torch.float64)
+    searched = (gallery - mean).float()
+    half = searched.double().square().sum(dim=1, keepdim=True) / 2
+    coarse = half.float()  # two float32 hold the square to 48 bits
+    fine = (half - coarse).float()
+    asked = (embeddings - mean).float()
+    ones = torch.ones_like(asked[:, :1])
+    return torch.cat([asked, ones, ones], dim=1), torch.cat([searched, -coarse, -fine], dim=1)
