@@ -1,6 +1,6 @@
 """Embed a set with a model and measure retrieval on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,17 @@ class Evaluation:
     Args:
         embeddings: (N, D) float32 unit rows, on the CPU.
         retrieval: per-query results.
+        of_the_set: metrics that have no value per query, such as NMI, by name.
     """
 
     embeddings: Tensor
     retrieval: Retrieval
+    of_the_set: dict[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean of each metric over the queries, fractions in [0, 1]."""
-        return self.retrieval.means()
+        """Mean of each metric over the queries, and those of the set, fractions in [0, 1]."""
+        return self.retrieval.means() | self.of_the_set
 
 
 @torch.no_grad()
@@ -62,11 +64,14 @@ def evaluate(
     ks: tuple[int, ...],
     gallery: ImageSet | None = None,
 ) -> Evaluation:
-    """Embed ``image_set`` and let each image query all the others, or those of ``gallery``."""
-    embeddings = embed(model, image_set, transform, device=device)
+    """Embed ``image_set`` and let each image query all the others, or those of ``gallery``.
+
+    The metrics are computed on ``device`` too; what they take is little beside embedding.
+    """
+    embeddings = embed(model, image_set, transform, device=device).to(device)
     if gallery is None:
         return evaluate_embeddings(embeddings, image_set.labels, ks=ks)
-    searched = embed(model, gallery, transform, device=device), gallery.labels
+    searched = embed(model, gallery, transform, device=device).to(device), gallery.labels
     return evaluate_embeddings(embeddings, image_set.labels, ks=ks, gallery=searched)
 
 
@@ -87,9 +92,9 @@ def evaluate_embeddings(
     """
     unit = normalize(embeddings.float(), dim=1)
     if gallery is None:
-        return Evaluation(unit, retrieval_metrics(unit, labels, ks=ks))
+        return Evaluation(unit.cpu(), retrieval_metrics(unit, labels, ks=ks))
     searched, searched_labels = normalize(gallery[0].float(), dim=1), gallery[1]
     retrieval = retrieval_metrics(
         unit, labels, gallery=searched, gallery_labels=searched_labels, ks=ks
     )
-    return Evaluation(unit, retrieval)
+    return Evaluation(unit.cpu(), retrieval)

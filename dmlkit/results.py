@@ -28,7 +28,6 @@ NOT_IN_RUN = {
     *("SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES"),
     *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
 }
-STORED_PER_QUERY = ("recall_at_1", "r_precision", "map_at_r")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class ChapterResults:
             fit: what training returned; None for references that are not trained.
         """
         row = self._row(run, selected, last or selected, fit or Fit())
-        per_query = {k: selected.retrieval.per_query[k].numpy() for k in STORED_PER_QUERY}
+        per_query = {k: values.numpy() for k, values in selected.retrieval.per_query.items()}
         with (
             write_atomically(self._row_path(run).with_suffix(".npz")) as path,
             path.open("wb") as f,

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dmlkit.claims import PerQuery, bootstrap_means
+from dmlkit.claims import PerQuery, estimate
 
 METRIC_TITLES = {"recall_at_1": "R@1", "r_precision": "RP", "map_at_r": "MAP@R"}
 
@@ -22,8 +22,8 @@ def summarise(
         rows: rows of runs, fractions in [0, 1].
         per_query: per-query results by run_id.
         methods: methods in display order.
-        intervals: metrics shown as ``mean [low, high]``, the interval from a bootstrap over
-            replicates and query classes.
+        intervals: metrics shown as ``mean [low, high]``, the interval of replicates and query
+            classes (see :mod:`dmlkit.claims`); with one replicate, of classes alone.
         means: metrics shown as the mean alone.
     """
     table = []
@@ -31,8 +31,8 @@ def summarise(
         of_method = rows[rows["method"] == method]
         line: dict[str, object] = {"method": method}
         for metric in intervals:
-            draws = bootstrap_means([per_query[i] for i in of_method["run_id"]], metric)
-            low, high = 100 * np.quantile(draws, [0.025, 0.975])
+            found = estimate([per_query[i] for i in of_method["run_id"]], metric)
+            low, high = np.clip(100 * np.array(found.interval()), 0, 100)
             mean = 100 * of_method[f"metric_{metric}"].mean()
             line[METRIC_TITLES[metric]] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:

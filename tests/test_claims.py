@@ -116,6 +116,22 @@ def test_the_correction_for_shared_classes_widens_the_t_interval_as_nadeau_and_b
     assert wide[1] - wide[0] == pytest.approx(2 * (plain[1] - plain[0]))
 
 
+def test_where_splits_overlap_a_verdict_needs_the_t_interval_too():
+    # A spread of 2 points between 5 replicates: the error is 2 sqrt(1/5 + 1) = 2.19 points.
+    draws = np.linspace(-0.04, -0.03, 4000)
+    alone = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5)
+    both = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5, overlap=1.0)
+    assert alone.p_below(0) == pytest.approx(1 / 4001)
+    assert both.p_below(0) == pytest.approx(stats.t.sf(3.5 / 2.19089, 4))
+    assert both.p_above(0) == pytest.approx(1, abs=0.1)
+    for direction in ("greater", "not_worse", "equivalent"):
+        found = [verdict(d, direction, 0.01, p_value(d, direction, 0.01)) for d in (alone, both)]
+        assert found == ["reversed", "not resolved"]
+    # With ever more replicates 2 (1.96 + 0.84) points stay undetectable.
+    assert both.detectable(math.inf) == pytest.approx(0.02 * (1.96 + 0.8416), rel=0.001)
+    assert both.detectable() > alone.detectable()
+
+
 SCHEMES = ["new classes", "random halves", "the same classes"]
 
 

@@ -9,26 +9,28 @@ from dmlkit.tables import circumstances, show_claims, summarise
 def test_a_table_shows_means_intervals_and_the_number_of_replicates():
     rows = pd.DataFrame(
         {
-            "run_id": ["x0", "x1"],
-            "method": ["x", "x"],
-            "metric_map_at_r": [0.2, 0.4],
-            "metric_recall_at_8": [0.5, 0.7],
-            "steps": [10, 10],
-            "seconds": [3.0, 5.0],
+            "run_id": ["x0", "x1", "x2"],
+            "method": ["x", "x", "x"],
+            "metric_map_at_r": [0.2, 0.3, 0.4],
+            "metric_recall_at_8": [0.5, 0.6, 0.7],
+            "steps": [10, 10, 10],
+            "seconds": [3.0, 4.0, 5.0],
         }
     )
     labels = np.arange(3)
     per_query = {
         "x0": {"labels": labels, "classes": np.array(list("abc")), "map_at_r": np.full(3, 0.2)},
-        "x1": {"labels": labels, "classes": np.array(list("def")), "map_at_r": np.full(3, 0.4)},
+        "x1": {"labels": labels, "classes": np.array(list("def")), "map_at_r": np.full(3, 0.3)},
+        "x2": {"labels": labels, "classes": np.array(list("ghi")), "map_at_r": np.full(3, 0.4)},
     }
     table = summarise(rows, per_query, ["x"], intervals=("map_at_r",), means=("recall_at_8",))
+    # The t interval of 20, 30, 40: 4.303 * 10 / sqrt(3) is 24.8.
     assert table.loc["x"].to_dict() == {
-        "MAP@R": "30.0 [20.0, 40.0]",
+        "MAP@R": "30.0 [5.2, 54.8]",
         "R@8": "60.0",
         "steps": 10,
         "s / run": "4",
-        "n": 2,
+        "n": 3,
     }
 
 

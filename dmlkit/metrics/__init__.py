@@ -1,5 +1,11 @@
-"""How good an embedding is: retrieval, binary codes, clustering; exact, every convention stated."""
+"""How good an embedding is: retrieval, binary codes, clustering; every convention is stated."""
 
-from dmlkit.metrics.retrieval import Retrieval, count_relevant, retrieval_metrics
-
-__all__ = ["Retrieval", "count_relevant", "retrieval_metrics"]
+from dmlkit.metrics.binary_codes import CodeRetrieval as CodeRetrieval
+from dmlkit.metrics.binary_codes import binarise as binarise
+from dmlkit.metrics.binary_codes import code_metrics as code_metrics
+from dmlkit.metrics.clustering import Clusters as Clusters
+from dmlkit.metrics.clustering import clustering_metrics as clustering_metrics
+from dmlkit.metrics.clustering import kmeans as kmeans
+from dmlkit.metrics.retrieval import Retrieval as Retrieval
+from dmlkit.metrics.retrieval import count_relevant as count_relevant
+from dmlkit.metrics.retrieval import retrieval_metrics as retrieval_metrics
