@@ -34,6 +34,7 @@ from dmlkit.chapters import (
     chapter_parameters,
     chapter_source,
     has_runs,
+    parameter_defaults,
     read_notebook,
     up_to_runs,
 )
@@ -74,7 +75,15 @@ def run_book(
     if results_dir:
         overrides["RESULTS_DIR"] = results_dir
     chapters = list(chapters) or chapter_names()
-    plan = {c: chapter_parameters(c, profile, overrides) for c in chapters}
+    # A parameter that only some of the chapters have is theirs; one that none has is refused.
+    own = {chapter: parameter_defaults(chapter) for chapter in chapters}
+    known = {name for names in own.values() for name in names}
+    plan = {
+        c: chapter_parameters(
+            c, profile, {k: v for k, v in overrides.items() if k in own[c] or k not in known}
+        )
+        for c in chapters
+    }
     folder = resolve(all_parameters(chapters[0], plan[chapters[0]])["RESULTS_DIR"])
     check_writable(folder)
     for chapter, parameters in plan.items():

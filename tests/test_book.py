@@ -14,6 +14,7 @@ from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[1]
 CHAPTER = "02_baseline_losses"
+EVALUATION = "01_evaluation"
 METHODS = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]
 REFERENCES = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]
 
@@ -102,6 +103,48 @@ def test_running_again_makes_nothing_anew(smoke, run_dmlkit):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_the_chapter_on_evaluation_shows_what_older_rules_make_of_plain_cases(smoke):
+    rules = pd.read_csv(smoke / EVALUATION / "tables" / "rules.csv", index_col="rule")
+    # Three classes of four at one point; five of ten apart; 40 images twice under other labels.
+    assert rules.loc["Recall@1, this book"].tolist() == [0, 100, 0]
+    assert rules.loc["MAP@R, this book"].round(0).tolist() == [0, 100, 1]
+    tied = rules.loc["Recall@1, identity subtracted, ties right"]
+    assert tied.tolist() == [100, 100, 0]
+    assert rules.loc["Recall@1, best of the class dropped, ties right", "collapsed"] == 100
+    # 9 of 10 right ones among the first 10, and the tenth place cannot be filled.
+    assert rules.loc["MAP@R, R counts the query", "perfect"] == 90
+    assert rules.loc["Recall@1, first neighbour dropped", "doubled"] > 0
+
+
+def test_the_chapter_on_evaluation_scores_each_replicate_by_all_protocols(smoke):
+    rows = pd.read_csv(smoke / EVALUATION / "runs.csv")
+    assert set(zip(rows["method"], rows["seed"], strict=True)) == {
+        (method, seed) for method in ("frozen_trunk", "norm_softmax") for seed in (0, 1)
+    }
+    assert rows.notna().all().all()
+    table = pd.read_csv(smoke / EVALUATION / "tables" / "protocols.csv")
+    trained = rows[rows["method"] == "norm_softmax"]
+    assert table.loc[0, "%"] == pytest.approx(100 * trained["metric_recall_at_1"].mean(), abs=0.06)
+    shown = table.set_index("protocol")["%"]
+    expected = 100 * trained["metric_nmi_geometric"].mean()
+    assert shown["geometric mean, 300 x 10"] == pytest.approx(expected, abs=0.06)
+    ties = trained["metric_recall_at_1_binary_ties_right"] >= trained["metric_recall_at_1_binary"]
+    assert ties.all()
+
+
+def test_the_chapter_on_evaluation_says_which_published_differences_can_be_resolved(smoke):
+    tables = smoke / EVALUATION / "tables"
+    detectable = pd.read_csv(tables / "detectable.csv", index_col=["profile", "metric"])
+    assert (detectable.diff(axis=1).iloc[:, 1:] <= 0).all().all()  # more replicates show more
+    power = pd.read_csv(tables / "power.csv", index_col="claim")
+    assert power["size"].notna().all() and (power["size"] > 0).all()
+    for claim in power[power["features"].str.startswith("n = ")].itertuples():
+        row = detectable.loc[("features", claim.metric)]
+        assert row[claim.features] <= claim.size + 0.01
+    coverage = pd.read_csv(tables / "coverage.csv", index_col=["replicates", "n"])
+    assert coverage.shape == (9, 3) and ((coverage >= 0) & (coverage <= 100)).all().all()
+
+
 @pytest.mark.slow
 def test_stock_papermill_from_another_folder_gives_the_same_numbers(smoke, tmp_path):
     profiles = ROOT / "book" / "profiles"
@@ -116,7 +159,7 @@ def test_stock_papermill_from_another_folder_gives_the_same_numbers(smoke, tmp_p
 @pytest.mark.slow
 def test_a_failing_chapter_ends_in_one_sentence(run_dmlkit, tmp_path):
     arguments = ["--profile", "smoke", "--results-dir", tmp_path, "-p", "LEARNING_RATE", "1e30"]
-    finished = run_dmlkit("run", *arguments)
+    finished = run_dmlkit("run", CHAPTER, *arguments)
     assert finished.returncode == 1
     said = [line for line in finished.stderr.splitlines() if line.startswith("dmlkit: ")]
     assert len(said) == 1 and "the loss is nan at step" in said[0]
@@ -135,6 +178,12 @@ def test_a_readers_own_few_images_and_one_replicate_run_to_the_end(
     folder = tmp_path / "results"
     finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", folder, *arguments)
     assert finished.returncode == 0, finished.stderr
+    # METHODS is a parameter of one chapter only; the other runs as it is.
+    assert set(pd.read_csv(folder / CHAPTER / "runs.csv")["method"]) == {
+        "norm_softmax",
+        *REFERENCES,
+    }
+    assert (folder / EVALUATION / "tables" / "protocols.md").exists()
     assert "No claim is judged" in (folder / "index.html").read_text()
     assert (folder / CHAPTER / "pictures" / "neighbours.png").exists()
     assert not (folder / CHAPTER / "figures" / "neighbours.png").exists()
@@ -164,3 +213,20 @@ def test_the_paper_profile_executes_on_generated_trees_and_says_that_it_was_not_
     assert "No claim is judged" in (folder / "index.html").read_text()
     rows = pd.read_csv(folder / CHAPTER / "runs.csv")
     assert rows["data_fingerprint"].str.startswith("generated-").all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["cub200_2011", "in_shop"])
+def test_the_chapter_on_evaluation_executes_on_the_paper_profile(run_dmlkit, tmp_path, dataset):
+    make_tree(dataset, tmp_path / "data", num_classes=8, images_per_class=5)
+    changes = {
+        **{"DATASET": dataset, "DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "SEEDS": "[0]"},
+        **{"STEPS": 2, "BATCH_SIZE": 10, "RECALL_AT": "[1,2]", "SIMULATIONS": 2},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    arguments = ["--profile", "paper", "--results-dir", folder, *arguments]
+    finished = run_dmlkit("run", EVALUATION, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    table = (folder / EVALUATION / "tables" / "protocols.md").read_text()
+    assert "**Not run: random images in the layout of the data set.**" in table

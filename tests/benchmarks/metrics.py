@@ -29,8 +29,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 
-from dmlkit.metrics import retrieval_metrics
-from dmlkit.metrics.clustering import kmeans
+from dmlkit.metrics import kmeans, retrieval_metrics
 from dmlkit.paths import PROJECT_ROOT, write_atomically
 from tests.benchmarks.input_path import anonymous_mib, timed
 

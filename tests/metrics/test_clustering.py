@@ -389,12 +389,12 @@ def test_random_embeddings_of_tiny_classes_have_a_high_nmi_and_no_ami():
 
 def test_the_metrics_repeat_themselves_and_take_their_options():
     points, labels = blobs(num_blobs=20, spread=1.5)
-    one = clustering_metrics(points, labels, seed=2)
-    assert clustering_metrics(points, labels, seed=2) == one
+    one = clustering_metrics(points, labels, seed=1)
+    assert clustering_metrics(points, labels, seed=1) == one
     assert clustering_metrics(points, labels, seed=3) != one
-    assert clustering_metrics(points, labels, seed=2, restarts=1) != one
-    clusters = kmeans(points, 20, iterations=2, restarts=3, seed=2).assignments
-    found = clustering_metrics(points, labels, iterations=2, restarts=3, seed=2)
+    assert clustering_metrics(points, labels, seed=1, restarts=1) != one  # not the best of five
+    clusters = kmeans(points, 20, iterations=2, restarts=3, seed=1).assignments
+    found = clustering_metrics(points, labels, iterations=2, restarts=3, seed=1)
     expected = normalized_mutual_info_score(labels, clusters, average_method="geometric")
     assert found["nmi_geometric"] == pytest.approx(expected)
 
