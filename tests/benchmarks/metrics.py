@@ -177,11 +177,12 @@ def retrieval(name: str, rounds: int, oml_python: str | None) -> Iterator[list[s
     if name == "SOP":
         deep, quarter = max(case.ks), len(case.embeddings) // 4
         shape = best_shape(case, deep)
-        floor = timed(lambda: multiply_and_rank(case, deep, shape, stop=quarter))
-        floor *= len(case.embeddings) / quarter
+        deeper = timed(lambda: multiply_and_rank(case, deep, shape, stop=quarter))
+        deeper *= len(case.embeddings) / quarter
         against = floor_name(deep, shape) + ", a quarter of the queries once"
-        yield time_row(title, ours, floor, against, "<= 1.15")
+        yield time_row(title, ours, deeper, against, "<= 1.15")
     yield time_row(title, ours, theirs, PML, ">= 2.3" if name == "SOP" else ">= 1.5")
+    yield time_row(f"{title}: not ours but the floor", floor, theirs, PML, "")
     yield difference_row(name, means, their_means)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.pt"
