@@ -1,13 +1,12 @@
 """Who ranks where: the gallery items that each query finds first, exactly and at float32 speed.
 
-The score of an item is the cosine similarity or, for Euclidean distance, x . y - |y|^2 / 2, which
-orders as the distance does. By definition a ranking follows the scores computed in float64 and
-rounded to float32, so that duplicates tie whatever order a matrix product sums in, and among
-equal scores items of other classes come first.
+By definition a ranking follows the cosine similarity or the Euclidean distance computed in
+float64 and rounded to float32 (cosines to 2^-40 as well), so that duplicates tie whatever order a matrix product sums in;
+among equals, items of other classes come first.
 
-Computing all scores in float64 would take twice as long as in float32. But rounding matters only
-to items whose scores almost agree. So scores are computed in float32, and only those that lie
-closer to another than the rounding error are computed again.
+Computing everything in float64 would take more than twice as long. But rounding matters only to
+items whose scores almost agree. So scores are computed in float32, and only those that lie closer
+to another than the rounding error are computed again.
 """
 
 from collections.abc import Iterator
@@ -60,18 +59,22 @@ class Ranker:
         self.is_one_set = gallery is None
         items, self.gallery_labels = gallery or (embeddings, labels)
         self.labels = labels
+        self.is_cosine = distance == "cosine"
         self.classes, self.by_class = self.gallery_labels.sort()
-        if distance == "cosine":
-            self.asked = _unit_rows(embeddings, "embeddings")
-            self.searched = self.asked if self.is_one_set else _unit_rows(items, "gallery")
-        else:
-            self.asked, self.searched = _euclidean_rows(embeddings, items)
+        if self.is_cosine:
+            embeddings = _unit_rows(embeddings, "embeddings")
+            items = embeddings if self.is_one_set else _unit_rows(items, "gallery")
+        self.embeddings, self.items = embeddings, items
+        # Rows whose products are the scores in float32.
+        self.asked, self.searched = embeddings, items
+        if not self.is_cosine:
+            self.asked, self.searched = _rows_for_distances(embeddings, items)
         self.num_gallery = len(items)
         self.num_items = len(items) - self.is_one_set  # without the query itself
-        # The rounding error of a product of length D grows like sqrt(D) (Higham and Mary, 2019);
-        # measured errors stay below a quarter of this, which two scores may share.
+        # The rounding error of a product of length D grows like sqrt(D) (Higham and Mary, 2019).
+        # Two scores have one each; the worst that we could construct is a third of this.
         size = self.asked.norm(dim=1).max() * self.searched.norm(dim=1).max()
-        self.tolerance = 4 * self.asked.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * size
+        self.tolerance = 8 * self.asked.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * size
 
     def scores(self, rows: Tensor, out: Tensor) -> Tensor:
         """Write the float32 scores (B, M) of the queries ``rows`` into ``out``; own score -inf."""
@@ -96,13 +99,9 @@ class Ranker:
         else:
             # Behind the last gap that is wider than the rounding error, anything may follow.
             rank = torch.arange(1, length, device=rows.device)
-            certain = torch.where(is_near, 0, rank).amax(dim=1) if length > 1 else needed * 0
+            certain = torch.where(is_near, 0, rank).amax(dim=1)
             certain[certain < needed] = -1
-        unsure = torch.zeros_like(is_match)
-        unsure[:, :-1] |= is_near
-        unsure[:, 1:] |= is_near
-        unsure &= certain[:, None] > 0
-        self._settle(values, items, is_match, rows, unsure)
+        self._settle(items, is_match, rows, is_near & (certain[:, None] > 0))
         return Found(items, is_match, certain)
 
     def first_match(
@@ -125,18 +124,28 @@ class Ranker:
         is_settled = torch.stack([(most < k) | (least >= k) for k in ks]).all(dim=0)
         return least + 1, is_settled
 
-    def _settle(
-        self, values: Tensor, items: Tensor, is_match: Tensor, rows: Tensor, unsure: Tensor
-    ) -> None:
-        """Compute ``unsure`` scores again, and sort the rows that hold some, all in place."""
+    def _settle(self, items: Tensor, is_match: Tensor, rows: Tensor, is_near: Tensor) -> None:
+        """Sort what lies too near the next (B, L - 1), exactly and in place."""
+        unsure = torch.zeros_like(is_match)
+        unsure[:, :-1] |= is_near
+        unsure[:, 1:] |= is_near
         where = unsure.nonzero()  # (U, 2)
+        key = torch.zeros_like(items)
         for place in where.split(max(1, 2**20 // self.asked.shape[1])):
             row, column = place.unbind(1)
-            item = items[row, column]
-            product = self.asked[rows[row]].double() * self.searched[item].double()
-            values[row, column] = product.sum(dim=1).float()
+            first = self.embeddings[rows[row]].double()
+            second = self.items[items[row, column]].double()
+            if self.is_cosine:
+                score = _rounded((first * second).sum(dim=1))
+            else:
+                score = -torch.linalg.vector_norm(first - second, dim=1)
+            key[row, column] = sort_key(score.float(), is_match[row, column])
+        # Only items that are near each other change places: those of one cluster.
         touched = where[:, 0].unique()
-        order = sort_key(values[touched], is_match[touched]).argsort(dim=1, descending=True)
+        cluster = (~is_near[touched]).cumsum(dim=1)
+        cluster = torch.cat([torch.zeros_like(cluster[:, :1]), cluster], dim=1)
+        order = key[touched].argsort(dim=1, descending=True)
+        order = order.gather(1, cluster.gather(1, order).argsort(dim=1, stable=True))
         items[touched] = items[touched].gather(1, order)
         is_match[touched] = is_match[touched].gather(1, order)
 
@@ -145,10 +154,15 @@ class Ranker:
 
         Both are (B, M). A query's own key is the lowest, and it is no match of itself.
         """
-        asked = self.asked[rows].double()
-        parts = [asked @ part.double().T for part in self.searched.split(4096)]
+        asked, parts = self.embeddings[rows].double(), self.items.split(4096)
+        if self.is_cosine:
+            found = [_rounded(asked @ part.double().T) for part in parts]
+        else:
+            # By differences, whose error does not grow with the distance from the origin.
+            how = "donot_use_mm_for_euclid_dist"
+            found = [-torch.cdist(asked, part.double(), compute_mode=how) for part in parts]
         is_match = self.gallery_labels == self.labels[rows][:, None]
-        key = sort_key(torch.cat(parts, dim=1).float(), is_match)
+        key = sort_key(torch.cat(found, dim=1).float(), is_match)
         if self.is_one_set:
             own = torch.arange(len(rows), device=rows.device), rows
             key[own], is_match[own] = LOWEST, False
@@ -226,17 +240,25 @@ def _unit_rows(rows: Tensor, name: str) -> Tensor:
             f"row {int((lengths == 0).nonzero()[0])} of the {name} is a zero vector, which has no "
             "direction; use distance='euclidean', or find out why the model gives zeros"
         )
-    is_unit = ((lengths - 1).abs() < 1e-6).all()
+    is_unit = ((lengths - 1).abs() < 4e-7).all()  # as after normalising in float32
     return rows if is_unit else (rows / lengths[:, None]).float()
 
 
-def _euclidean_rows(embeddings: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows whose product is x . y - |y|^2 / 2, of both moved by the gallery's mean."""
+def _rounded(cosine: Tensor) -> Tensor:
+    """Return float64 cosines without the noise of a sum that is nearly zero."""
+    return (cosine * 2**40).round() / 2**40
+
+
+def _rows_for_distances(embeddings: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows whose product is x . y - |y|^2 / 2, which orders as the distance does.
+
+    Of both moved by the gallery's mean and brought to a size of about 1, so that squares neither
+    lose digits nor leave the range of float32.
+    """
     mean = gallery.mean(dim=0, dtype=torch.float64)
-    searched = (gallery - mean).float()
-    half = searched.double().square().sum(dim=1, keepdim=True) / 2
-    coarse = half.float()  # two float32 hold the square to 48 bits
-    fine = (half - coarse).float()
-    asked = (embeddings - mean).float()
+    asked, searched = embeddings - mean, gallery - mean
+    size = max(asked.abs().max(), searched.abs().max(), torch.finfo(torch.float64).tiny)
+    asked, searched = asked / size, searched / size
+    half = searched.square().sum(dim=1, keepdim=True) / 2
     ones = torch.ones_like(asked[:, :1])
-    return torch.cat([asked, ones, ones], dim=1), torch.cat([searched, -coarse, -fine], dim=1)
+    return torch.cat([asked, ones], dim=1).float(), torch.cat([searched, -half], dim=1).float()

@@ -89,11 +89,9 @@ def retrieval_metrics(
     """
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("give gallery and gallery_labels together, or neither")
-    searched = None if gallery is None else (gallery, gallery_labels)
-    _check(embeddings, labels, searched, ks, distance)
-    embeddings, labels = embeddings.float(), labels.to(embeddings.device)
-    if searched is not None:
-        searched = gallery.float(), gallery_labels.to(gallery.device)
+    embeddings, labels = _prepared("embeddings", embeddings, labels)
+    searched = None if gallery is None else _prepared("gallery", gallery, gallery_labels)
+    _check(embeddings, searched, ks, distance)
     relevant = count_relevant(labels, searched[1] if searched else labels) - int(gallery is None)
     queries = relevant.nonzero().squeeze(1)
     if not len(queries):
@@ -101,7 +99,7 @@ def retrieval_metrics(
             "no query has a relevant item: each class has a single image, or none in the gallery"
         )
     ranker = Ranker(embeddings, labels, searched, distance)
-    num_neighbours = min(num_neighbours, ranker.num_items)
+    num_neighbours = max(0, min(num_neighbours, ranker.num_items))
     rank = _rank_all if rank_all else _rank_nearest
     ranked = rank(ranker, queries, relevant[queries], ks, num_neighbours, int(memory_mib * 2**20))
     return Retrieval(
@@ -140,7 +138,7 @@ def _rank_nearest(
 ) -> _Ranked:
     """Rank only as many items as the metrics need, in float32; exactly where that is not enough."""
     size = min(max(1, memory // (4 * ranker.num_gallery)), ROWS, len(queries))
-    buffer = torch.empty(size, ranker.num_gallery, device=queries.device)
+    buffer = torch.empty(size, ranker.num_gallery, dtype=torch.float32, device=queries.device)
     chunks, neighbours, unsettled = [], [], []
     for places in torch.arange(len(queries), device=queries.device).split(size):
         rows, wanted = queries[places], relevant[places]
@@ -220,31 +218,39 @@ def _metrics(
     }
 
 
+def _prepared(name: str, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 embeddings and int64 labels on one device; ValueError if they cannot be."""
+    if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
+        raise ValueError(f"{name}: give torch tensors; torch.from_numpy makes one of an array")
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"{name} {tuple(embeddings.shape)} with labels {tuple(labels.shape)} do not "
+            "correspond; they should be (N, D) and (N,)"
+        )
+    if not embeddings.numel():
+        raise ValueError(f"there is nothing to rank: {name} {tuple(embeddings.shape)} is empty")
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"{name}: labels should be integers, these are {labels.dtype}")
+    embeddings = embeddings.float()
+    # The least and the largest value show NaN and infinity in a third of the time.
+    if not torch.stack(embeddings.aminmax()).isfinite().all():
+        raise ValueError(f"the {name} hold NaN or infinity; the training has diverged")
+    return embeddings, labels.to(embeddings.device, torch.int64).contiguous()
+
+
 def _check(
     embeddings: Tensor,
-    labels: Tensor,
     gallery: tuple[Tensor, Tensor] | None,
     ks: tuple[int, ...],
     distance: str,
 ) -> None:
     """Raise ValueError with one sentence if the arguments do not fit together."""
-    items, item_labels = gallery or (embeddings, labels)
-    if embeddings.ndim != 2 or items.shape[1:] != embeddings.shape[1:]:
+    items = embeddings if gallery is None else gallery[0]
+    if items.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"embeddings {tuple(embeddings.shape)} and gallery {tuple(items.shape)} do not "
             "correspond; they should be (N, D) and (M, D)"
         )
-    if labels.shape != embeddings.shape[:1] or item_labels.shape != items.shape[:1]:
-        raise ValueError(
-            f"{len(embeddings)} embeddings with labels {tuple(labels.shape)} and {len(items)} "
-            f"gallery items with labels {tuple(item_labels.shape)} do not correspond; there should "
-            "be one label each"
-        )
-    if not (embeddings.numel() and items.numel()):
-        raise ValueError("there is nothing to rank: the embeddings or the gallery are empty")
-    # The least and the largest value show NaN and infinity in a third of the time.
-    if not torch.stack([*embeddings.aminmax(), *items.aminmax()]).isfinite().all():
-        raise ValueError("the embeddings hold NaN or infinity; the training has diverged")
     if distance not in ("cosine", "euclidean"):
         raise ValueError(f"there is no distance {distance!r}; choose cosine or euclidean")
     num_items = len(items) - (gallery is None)

@@ -25,9 +25,9 @@ def crowd(num_groups, per_group, dim, step, seed=0):
 
 
 def exact_scores(queries, items):
-    """(B, M) scores by definition: in float64, rounded to float32."""
+    """(B, M) scores by definition: in float64, rounded to 2^-40 and to float32."""
     rows = [(query * items.double()).sum(dim=1) for query in queries.double()]
-    return torch.stack(rows).float()
+    return (torch.stack(rows) * 2**40).round().div(2**40).float()
 
 
 # --------------------------------------------------------------------------------------------
@@ -163,6 +163,19 @@ def test_one_item_that_is_not_listed_may_still_tie_with_the_last_that_is():
         ranker = Ranker(torch.eye(2)[:1], torch.tensor([0]), (items, labels), "cosine")
         assert listed(ranker, torch.tensor([0]), torch.tensor([2])).certain.tolist() == [2]
         assert listed(ranker, torch.tensor([0]), torch.tensor([3])).certain.tolist() == [7]  # all
+
+
+@pytest.mark.parametrize("count", [24, 25, 100, 403])
+def test_the_list_holds_the_largest_scores_of_all_in_order(count):
+    # Apart in score by more than the rounding error, in any order of the gallery.
+    scores = torch.linspace(0.95, -0.95, count)
+    items = torch.stack([scores, (1 - scores**2).sqrt()], dim=1)
+    for seed in range(20):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        ranker = Ranker(torch.eye(2)[:1], torch.tensor([0]), (items[order], order), "cosine")
+        for needed in (1, 2, 8, 20):
+            found = listed(ranker, torch.tensor([0]), torch.tensor([needed]))
+            assert order[found.items[0]].tolist() == list(range(needed + BEYOND))
 
 
 def reversed_by_float32(dim, count=1500):

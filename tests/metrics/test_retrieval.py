@@ -277,9 +277,9 @@ FIVE, FIVE_LABELS = on_circle(0, 10, 45, 30, 100), torch.tensor([A, A, A, B, B])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": FIVE_LABELS[:4]}, r"5 embeddings with labels \(4,\).*one label each"),
-        ({"labels": FIVE_LABELS[:, None]}, r"labels \(5, 1\).*one label each"),
-        ({"embeddings": FIVE[0]}, r"embeddings \(2,\) and gallery \(2,\) do not correspond"),
+        ({"labels": FIVE_LABELS[:4]}, r"embeddings \(5, 2\) with labels \(4,\) do not correspond"),
+        ({"labels": FIVE_LABELS[:, None]}, r"labels \(5, 1\) do not correspond"),
+        ({"embeddings": FIVE[0]}, r"embeddings \(2,\) with labels \(5,\) do not correspond"),
         ({"embeddings": FIVE[None]}, "do not correspond"),
         ({"embeddings": FIVE[:0], "labels": FIVE_LABELS[:0]}, "nothing to rank"),
         ({"embeddings": FIVE[:, :0]}, "nothing to rank"),
@@ -293,7 +293,7 @@ FIVE, FIVE_LABELS = on_circle(0, 10, 45, 30, 100), torch.tensor([A, A, A, B, B])
         ({"gallery": FIVE[0], "gallery_labels": FIVE_LABELS[:2]}, "do not correspond"),
         (
             {"gallery": FIVE, "gallery_labels": FIVE_LABELS[:3]},
-            r"5 gallery items with labels \(3,\) do not correspond",
+            r"gallery \(5, 2\) with labels \(3,\) do not correspond",
         ),
         ({"gallery": FIVE[:0], "gallery_labels": FIVE_LABELS[:0]}, "nothing to rank"),
         ({"ks": (0, 1)}, r"not defined for K in \(0, 1\); K starts at 1"),
@@ -457,8 +457,8 @@ def crowd(num_groups, per_group, dim, step, num_classes, seed=0):
 
 
 def rounded_scores(query, items):
-    """Scores by definition: in float64, rounded to float32."""
-    return (query.double() * items.double()).sum(dim=1).float()
+    """Scores by definition: in float64, rounded to 2^-40 and to float32."""
+    return ((query.double() * items.double()).sum(dim=1) * 2**40).round().div(2**40).float()
 
 
 def distances(query, items):
@@ -835,6 +835,8 @@ def test_near_ties_of_any_length_are_ordered_alike_by_both_ways(lengths, step):
     rows, labels = crowd(30, 10, 24, step, num_classes=40)
     group = (rows @ rows[:1].T).argsort(dim=0).argsort(dim=0) // 10
     rows = rows * (lengths[0] + (lengths[1] - lengths[0]) * group / 30)
+    rows = torch.cat([rows, -rows, torch.zeros(2, 24)])  # with items at their mean
+    labels = torch.cat([labels, labels + 1, torch.tensor([0, 0])])
     options = {"ks": (1, 2, 9, 150), "distance": "euclidean"}
     assert_same(
         retrieval_metrics(rows, labels, **options),
@@ -851,7 +853,7 @@ def test_distances_that_differ_in_the_eighth_digit_are_told_apart(rank_all):
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     found = retrieval_metrics(
         torch.tensor([[0.5, 0.0]]),
-        torch.tensor([A]),
+        torch.tensor([1]),  # in a tie of steps 1 and 2, the match, 1, would come last
         gallery=torch.cat([side[order], -side]),  # the other side is far away
         gallery_labels=torch.cat([order % 2, torch.ones(20, dtype=torch.int64)]),
         num_neighbours=20,
@@ -1015,3 +1017,109 @@ def test_a_gallery_that_is_the_queries_counts_every_query_itself(rank_all):
     assert found.num_lone == 0
     assert found.neighbours[:, 0].tolist() == list(range(90))
     assert found.means()["recall_at_1"] == 1
+
+
+@pytest.mark.parametrize("third", [5.0, 10.0])
+@pytest.mark.parametrize("rank_all", [False, True])
+def test_equal_distances_tie_under_euclidean(third, rank_all):
+    found = retrieval_metrics(
+        torch.zeros(1, 1),
+        torch.tensor([A]),
+        gallery=torch.tensor([[1.0], [-1], [third]]),
+        gallery_labels=torch.tensor([A, B, B]),
+        ks=(1, 2),
+        distance="euclidean",
+        rank_all=rank_all,
+    )
+    assert (found.means()["recall_at_1"], found.means()["recall_at_2"]) == (0, 1)
+
+
+def test_signs_rank_alike_under_cosine_and_euclidean():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(20, (400,), generator=generator)
+    centres = torch.randn(20, 16, generator=generator)
+    codes = (centres[labels] + torch.randn(400, 16, generator=generator)).sign()
+    one = retrieval_metrics(codes, labels)
+    other = retrieval_metrics(codes, labels, distance="euclidean")
+    for name, values in one.per_query.items():
+        torch.testing.assert_close(other.per_query[name], values)
+
+
+@pytest.mark.parametrize("exponent", [-100, -70, 62, 66, 90])
+def test_the_scale_does_not_matter_to_euclidean(exponent):
+    points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 9
+    one = retrieval_metrics(points, labels, distance="euclidean")
+    other = retrieval_metrics(points * 2.0**exponent, labels, distance="euclidean")
+    assert torch.equal(one.neighbours, other.neighbours)
+
+
+@pytest.mark.parametrize("far", [1e5, 1e6])
+def test_a_far_item_does_not_blur_the_others_under_euclidean(far):
+    found = retrieval_metrics(
+        torch.zeros(1, 1),
+        torch.tensor([A]),
+        gallery=torch.tensor([[1.0], [2], [far]]),
+        gallery_labels=torch.tensor([A, B, B]),
+        ks=(1,),
+        distance="euclidean",
+    )
+    assert found.means()["recall_at_1"] == 1
+
+
+def test_a_column_of_a_table_serves_as_labels():
+    table = torch.tensor([[A, 7], [A, 8], [B, 9], [B, 9]])
+    found = retrieval_metrics(torch.eye(4) + 1, table[:, 0], ks=(1,))
+    assert found.labels.tolist() == [A, A, B, B]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_come_back_as_int64(dtype):
+    found = retrieval_metrics(torch.eye(2), torch.zeros(2, dtype=dtype), ks=(1,))
+    assert found.labels.dtype == torch.int64
+
+
+def test_float64_beyond_float32_is_refused():
+    with pytest.raises(ValueError, match="infinity"):
+        retrieval_metrics(torch.eye(2).double() * 1e200, torch.tensor([A, A]), ks=(1,))
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "said"),
+    [
+        (torch.eye(2).numpy(), torch.tensor([A, A]), "give torch tensors"),
+        (torch.eye(2), [A, A], "give torch tensors"),
+        (torch.eye(2), torch.tensor([0.0, float("nan")]), "labels should be integers"),
+    ],
+)
+def test_arrays_lists_and_fractions_are_refused_in_a_sentence(embeddings, labels, said):
+    with pytest.raises(ValueError, match=said):
+        retrieval_metrics(embeddings, labels, ks=(1,))
+
+
+def test_copies_tie_though_their_score_is_almost_nothing():
+    # Orthogonal to every query: sums of cancelling terms leave noise of 1e-17, not zero.
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(512, 512, generator=generator, dtype=torch.float64)).Q
+    queries, item = basis[:101].float(), basis[[200]].float()
+    found = retrieval_metrics(
+        queries,
+        torch.full((101,), A),
+        gallery=item.repeat(6, 1),
+        gallery_labels=torch.tensor([A, B, A, B, B, A]),
+        ks=(1, 3, 4),
+        rank_all=True,
+    ).means()
+    assert [found[f"recall_at_{k}"] for k in (1, 3, 4)] == [0, 0, 1]
+
+
+def test_the_precision_that_training_allows_is_neither_used_nor_changed():
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        embeddings, labels = without_ties()
+        found = retrieval_metrics(embeddings, labels)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+    assert_same(found, retrieval_metrics(embeddings, labels))
