@@ -1,8 +1,8 @@
 """Who ranks where: the gallery items that each query finds first, exactly and at float32 speed.
 
 By definition a ranking follows the cosine similarity or the Euclidean distance computed in
-float64 and rounded to float32 (cosines to 2^-40 as well), so that duplicates tie whatever order a matrix product sums in;
-among equals, items of other classes come first.
+float64 and rounded to float32 (cosines to 2^-40 as well), so that duplicates tie whatever order a
+matrix product sums in; among equals, items of other classes come first.
 
 Computing everything in float64 would take more than twice as long. But rounding matters only to
 items whose scores almost agree. So scores are computed in float32, and only those that lie closer
