@@ -46,7 +46,8 @@ class Ranker:
         labels: (N,) int64 their classes.
         gallery: (M, D) float32 items and (M,) int64 their classes; None if the queries search one
             another.
-        distance: ``cosine`` (rows are normalised unless they are unit already) or ``euclidean``.
+        distance: ``cosine``, for which rows are normalised unless all are unit to within 1e-6, or
+            ``euclidean``.
     """
 
     def __init__(
@@ -240,8 +241,10 @@ def _unit_rows(rows: Tensor, name: str) -> Tensor:
             f"row {int((lengths == 0).nonzero()[0])} of the {name} is a zero vector, which has no "
             "direction; use distance='euclidean', or find out why the model gives zeros"
         )
-    is_unit = ((lengths - 1).abs() < 4e-7).all()  # as after normalising in float32
-    return rows if is_unit else (rows / lengths[:, None]).float()
+    if ((lengths - 1).abs() < 1e-6).all():  # as after normalising in float32
+        return rows
+    parts = zip(rows.split(4096), lengths.split(4096), strict=True)
+    return torch.cat([(part / length[:, None]).float() for part, length in parts])
 
 
 def _rounded(cosine: Tensor) -> Tensor:
