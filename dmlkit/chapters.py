@@ -126,6 +126,8 @@ def _package_digest() -> str:
         "chapters",
         "results",
         "tables",
+        "intervals",
+        "simulation",
         "claims",
         "plots",
         "running",

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dmlkit.claims import PerQuery, estimate
+from dmlkit.intervals import PerQuery, estimate
 
 METRIC_TITLES = {"recall_at_1": "R@1", "r_precision": "RP", "map_at_r": "MAP@R"}
 
@@ -23,7 +23,7 @@ def summarise(
         per_query: per-query results by run_id.
         methods: methods in display order.
         intervals: metrics shown as ``mean [low, high]``, the interval of replicates and query
-            classes (see :mod:`dmlkit.claims`); with one replicate, of classes alone.
+            classes (see :mod:`dmlkit.intervals`); with one replicate, of classes alone.
         means: metrics shown as the mean alone.
     """
     table = []
@@ -33,8 +33,7 @@ def summarise(
         for metric in intervals:
             found = estimate([per_query[i] for i in of_method["run_id"]], metric)
             low, high = np.clip(100 * np.array(found.interval()), 0, 100)
-            mean = 100 * of_method[f"metric_{metric}"].mean()
-            line[METRIC_TITLES[metric]] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+            line[METRIC_TITLES[metric]] = f"{100 * found.mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
             title = METRIC_TITLES.get(metric, metric.replace("recall_at_", "R@"))
             line[title] = f"{100 * of_method[f'metric_{metric}'].mean():.1f}"

@@ -1,4 +1,4 @@
-"""Intervals and verdicts: hand-worked cases, known distributions, and what must be refused."""
+"""Verdicts: hand-worked cases, false verdicts at the bounds, and how the ledger pairs results."""
 
 import math
 
@@ -8,16 +8,12 @@ import pytest
 from scipy import stats
 
 from dmlkit import claims
-from dmlkit.claims import (
-    Estimate,
-    estimate,
-    holm,
-    judge,
-    p_value,
-    paired_difference,
-    rung_of,
-    verdict,
-)
+from dmlkit.claims import holm, judge, p_equivalent, p_value, rung_of, verdict
+from dmlkit.intervals import Estimate, estimate
+from dmlkit.simulation import SCHEMES, draw_scores, draw_splits
+
+# Spreads of a difference that make classes matter more than replicates.
+SPREAD = {"class": 0.14, "replicate": 0.007, "both": 0.042, "query": 0.14}
 
 
 def replicates(means, *, spread=0.0, classes=8, per_class=5, seed=0, shared=False):
@@ -34,198 +30,10 @@ def replicates(means, *, spread=0.0, classes=8, per_class=5, seed=0, shared=Fals
     ]
 
 
-def one(values, names, labels=None):
-    """Return the per-query results of one replicate, by default one query per class."""
-    labels = np.arange(len(values)) if labels is None else labels
-    return {"labels": np.array(labels), "classes": np.array(names), "m": np.array(values, float)}
-
-
-def difference(mean, error, n=30):
+def difference(mean, error, n=30, draws=4000):
     """Return a difference of replicates that share no classes."""
-    t = stats.t.ppf((np.arange(4000) + 0.5) / 4000, n - 1)
+    t = stats.t.ppf((np.arange(draws) + 0.5) / draws, n - 1)
     return Estimate(mean, mean + error * t, between=n * error**2, shared=0.0, n=n)
-
-
-def test_the_mean_difference_is_the_mean_over_replicates_of_paired_differences():
-    found = paired_difference(replicates([0.5, 0.7, 0.9]), replicates([0.4, 0.4, 0.4]), "map_at_r")
-    assert found.mean == pytest.approx((0.1 + 0.3 + 0.5) / 3)
-    assert found.n == 3
-
-
-def test_with_classes_of_their_own_replicates_give_the_textbook_interval():
-    first, second = replicates([0.5, 0.7, 0.9], spread=0.1), replicates([0.4, 0.4, 0.4])
-    found = paired_difference(first, second, "map_at_r")
-    means = [one["map_at_r"].mean() - 0.4 for one in first]
-    expected = stats.t.interval(0.95, df=2, loc=np.mean(means), scale=stats.sem(means))
-    assert found.shared == 0
-    assert found.t_interval() == pytest.approx(expected)
-    assert found.interval() == pytest.approx(expected, rel=0.02)
-    assert found.p_above(0) == pytest.approx(stats.ttest_1samp(means, 0).pvalue / 2, rel=0.05)
-
-
-def test_shared_classes_on_a_worked_example():
-    # Means 2 and 4, their variance 2. Classes a and b pull the first by -1/2 and 1/2 and the second
-    # by -1 and 1: the two together covary by 1/2 + 1/2, times 2 / (2 - 1) for two classes.
-    found = estimate([one([1, 3], "ab"), one([2, 6], "ab")], "m")
-    assert (found.mean, found.between, found.shared) == pytest.approx((3, 2, 2))
-    # Names say which class is which, not places: c is another class, and the order is the other.
-    found = estimate([one([1, 3], "ab"), one([6, 2], "bc")], "m")
-    # Only b is in both, 1/2 by 1; there are three classes, so times 3 / 2.
-    assert (found.mean, found.between, found.shared) == pytest.approx((3, 2, 0.75))
-
-
-def test_with_the_same_classes_and_results_only_the_classes_are_uncertain():
-    values = np.random.default_rng(0).normal(size=50)
-    found = estimate([one(values, [str(i) for i in range(50)])] * 4, "m")
-    assert (found.between, found.shared) == pytest.approx((0, values.var(ddof=1) / 50))
-    assert found.draws.std() == pytest.approx(stats.sem(values), rel=0.05)
-    assert found.draws.mean() == pytest.approx(values.mean(), abs=0.01)
-
-
-def test_opposite_pulls_of_a_class_do_not_make_the_variance_smaller():
-    found = estimate([one([0, 1], "ab"), one([1, 0], "ab")], "m")
-    assert found.shared == 0
-
-
-def test_a_class_counts_by_its_queries_and_they_do_not_count_as_classes():
-    # Class a has three queries of 1, class b one of 0: the mean is 3/4; the pulls are 3/16 up
-    # and 3/16 down, so that the variance of the classes is 2 / (2 - 1) times 2 x (3/16)^2.
-    found = estimate([one([1, 1, 1, 0], "ab", [0, 0, 0, 1])] * 2, "m")
-    assert (found.mean, found.shared) == pytest.approx((0.75, 4 * (3 / 16) ** 2))
-
-
-def test_of_a_single_replicate_the_interval_shows_the_classes_alone():
-    values = np.random.default_rng(0).normal(size=50)
-    found = estimate([one(values, [str(i) for i in range(50)])], "m")
-    half = 1.96 * stats.sem(values)
-    assert found.interval() == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-
-
-def test_skewed_classes_give_a_skewed_interval():
-    values = np.array([0.0] * 19 + [1.0])
-    found = estimate([one(values, [str(i) for i in range(20)])], "m")
-    low, high = found.interval()
-    assert high - found.mean > 1.5 * (found.mean - low)
-
-
-def test_the_correction_for_shared_classes_widens_the_t_interval_as_nadeau_and_bengio_say():
-    first, second = replicates([0.5, 0.7, 0.9]), replicates([0.4, 0.4, 0.4])
-    plain = paired_difference(first, second, "map_at_r").t_interval()
-    # Halves of one set: 1/3 becomes 1/3 + 1.
-    wide = paired_difference(first, second, "map_at_r", overlap=1.0).t_interval()
-    assert wide[1] - wide[0] == pytest.approx(2 * (plain[1] - plain[0]))
-
-
-def test_where_splits_overlap_a_verdict_needs_the_t_interval_too():
-    # A spread of 2 points between 5 replicates: the error is 2 sqrt(1/5 + 1) = 2.19 points.
-    draws = np.linspace(-0.04, -0.03, 4000)
-    alone = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5)
-    both = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5, overlap=1.0)
-    assert alone.p_below(0) == pytest.approx(1 / 4001)
-    assert both.p_below(0) == pytest.approx(stats.t.sf(3.5 / 2.19089, 4))
-    assert both.p_above(0) == pytest.approx(1, abs=0.1)
-    for direction in ("greater", "not_worse", "equivalent"):
-        found = [verdict(d, direction, 0.01, p_value(d, direction, 0.01)) for d in (alone, both)]
-        assert found == ["reversed", "not resolved"]
-    # With ever more replicates 2 (1.96 + 0.84) points stay undetectable.
-    assert both.detectable(math.inf) == pytest.approx(0.02 * (1.96 + 0.8416), rel=0.001)
-    assert both.detectable() > alone.detectable()
-
-
-SCHEMES = ["new classes", "random halves", "the same classes"]
-
-
-def draw_splits(generator, scheme, n):
-    """Return for each replicate which 50 classes it tests; halves are those of 100."""
-    if scheme == "new classes":
-        return [np.arange(50) + 50 * replicate for replicate in range(n)]
-    if scheme == "random halves":
-        return [generator.permutation(100)[:50] for _ in range(n)]
-    return [np.arange(50)] * n
-
-
-def scores(generator, splits):
-    """Return per-query scores of a method whose true mean is 0, five queries a class."""
-    of_class = generator.normal(0, 0.1, 50 * max(2, len(splits)))
-    sets = []
-    for picked in splits:
-        of_replicate, of_both = generator.normal(0, 0.005), generator.normal(0, 0.03, 50)
-        expected = of_class[picked] + of_replicate + of_both
-        values = generator.normal(expected[:, None], 0.1, (50, 5))
-        sets.append(one(values.ravel(), picked.astype(str), np.arange(50).repeat(5)))
-    return sets
-
-
-@pytest.mark.parametrize("n", [3, 5])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_an_interval_covers_the_truth_about_as_often_as_it_says(scheme, n):
-    generator = np.random.default_rng(0)
-    covered, by_replicates_alone = [], []
-    for _ in range(400):
-        found = estimate(scores(generator, draw_splits(generator, scheme, n)), "m", draws=400)
-        for hits, (low, high) in (
-            (covered, found.interval()),
-            (by_replicates_alone, found.t_interval()),
-        ):
-            hits.append(low <= 0 <= high)
-    # The standard error of 95 % of 400 is 1.1 %.
-    assert 0.92 <= np.mean(covered) <= 0.985
-    if scheme == "the same classes":
-        assert np.mean(by_replicates_alone) < 0.85
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_family_of_claims_without_any_effect_is_seldom_found_to_have_one(scheme):
-    generator, false, false_by_replicates_alone = np.random.default_rng(0), [], []
-    for _ in range(200):
-        splits = draw_splits(generator, scheme, 3)
-        reference = scores(generator, splits)  # in all six claims, so they are correlated
-        found = [
-            estimate([x | {"m": x["m"] - y["m"]} for x, y in pairs], "m", draws=500)
-            for pairs in (zip(scores(generator, splits), reference, strict=True) for _ in range(6))
-        ]
-        adjusted = holm([p_value(difference, "greater", 0.01) for difference in found])
-        verdicts = {verdict(d, "greater", 0.01, p) for d, p in zip(found, adjusted, strict=True)}
-        false.append(bool(verdicts & {"held", "reversed"}))
-        t = [d.mean / np.sqrt(d.between / d.n) for d in found]
-        false_by_replicates_alone.append(min(holm(2 * stats.t.sf(np.abs(t), 2))) < 0.05)
-    # The standard error of 5 % of 200 is 1.5 %.
-    assert np.mean(false) <= 0.08
-    if scheme == "the same classes":
-        assert np.mean(false_by_replicates_alone) > 0.2
-
-
-def test_the_detectable_difference_is_the_one_found_four_times_in_five():
-    # Without shared classes the textbook knows the power: that of the noncentral t distribution.
-    alone = Estimate(0.0, np.zeros(1), between=0.03**2, shared=0.0, n=5)
-    for n in (3, 5, 20):
-        shift = alone.detectable(n) / (0.03 / np.sqrt(n))
-        found = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, shift)
-        assert found == pytest.approx(0.8, abs=0.005)
-    assert alone.detectable() == alone.detectable(5)
-    assert alone.detectable(math.inf) == pytest.approx(0, abs=1e-9)
-
-
-def test_classes_that_replicates_share_leave_something_undetectable_however_many_there_are():
-    found = Estimate(0.0, np.zeros(1), between=0.03**2, shared=0.01**2, n=5)
-    detectable = [found.detectable(n) for n in (3, 5, 20, math.inf)]
-    assert detectable == sorted(detectable, reverse=True)
-    assert detectable[-1] == pytest.approx((1.96 + 0.8416) * 0.01, rel=0.001)
-
-
-def test_equal_methods_have_no_difference_and_no_significance():
-    same = replicates([0.5, 0.6], spread=0.1, shared=True)
-    found = paired_difference(same, same, "map_at_r")
-    assert (found.mean, found.interval(), found.t_interval()) == (0, (0, 0), (0, 0))
-    assert p_value(found, "greater", 0.01) == 1.0
-    assert found.detectable() == 0
-
-
-def test_other_queries_and_single_replicates_are_refused():
-    with pytest.raises(ValueError, match="not tested on the same queries"):
-        paired_difference(replicates([0, 1]), replicates([0, 1], classes=9), "map_at_r")
-    with pytest.raises(ValueError, match="at least two"):
-        paired_difference(replicates([0]), replicates([1]), "map_at_r")
 
 
 def test_holms_correction_on_a_worked_example():
@@ -245,6 +53,7 @@ def test_holms_correction_on_a_worked_example():
         (0.05, 0.01, "equivalent", "reversed"),
         (-0.05, 0.01, "equivalent", "reversed"),
         (0.012, 0.005, "equivalent", "not resolved"),
+        (0.005, 0.002, "equivalent", "held"),
         (0.05, 0.01, "not_worse", "held"),
         (0.0, 0.004, "not_worse", "held"),
         (-0.05, 0.01, "not_worse", "reversed"),
@@ -256,16 +65,23 @@ def test_verdicts_follow_from_the_difference_its_error_and_the_bound(
     mean, error, direction, expected
 ):
     found = difference(mean, error)
-    assert verdict(found, direction, 0.01, p_value(found, direction, 0.01)) == expected
+    p, p_equal = p_value(found, direction, 0.01), p_equivalent(found, 0.01)
+    p_equal = p_equal if direction == "greater" else 1.0
+    assert verdict(found, direction, 0.01, p, p_equal) == expected
 
 
-def test_each_direction_has_the_p_value_of_what_it_says():
+def test_each_direction_has_the_p_value_of_what_was_found():
     found = difference(0.02, 0.01, n=30)
     t = stats.t(df=29)
     assert p_value(found, "greater", 0.01) == pytest.approx(2 * t.sf(2), rel=0.02)
-    assert p_value(found, "not_worse", 0.01) == pytest.approx(t.sf(3), abs=4e-4)
+    assert p_value(found, "not_worse", 0.01) == pytest.approx(2 * t.sf(3), abs=8e-4)
     # Two one-sided tests: the harder one is "below 0.01", and the difference is above it.
-    assert p_value(found, "equivalent", 0.01) == pytest.approx(t.sf(-1), rel=0.02)
+    assert p_equivalent(found, 0.01) == pytest.approx(t.sf(-1), rel=0.02)
+    # So what may have been found is the opposite: above 0.01, by one standard error.
+    assert p_value(found, "equivalent", 0.01) == pytest.approx(2 * t.sf(1), rel=0.02)
+    assert p_value(difference(0.0, 0.004), "equivalent", 0.01) == pytest.approx(
+        2 * t.sf(2.5), rel=0.05
+    )
 
 
 def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeypatch):
@@ -322,3 +138,127 @@ def test_the_projects_claims_are_complete_and_unique():
     assert table["claim"].is_unique
     assert table["direction"].isin(["greater", "equivalent", "not_worse"]).all()
     assert (table["delta"] > 0).all() and (table["statement"] != "").all()
+
+
+def test_where_splits_overlap_a_verdict_needs_the_t_interval_too():
+    # A spread of 2 points between 5 replicates: the error is 2 sqrt(1/5 + 1) = 2.19 points.
+    draws = np.linspace(-0.04, -0.03, 4000)
+    alone = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5)
+    both = Estimate(-0.035, draws, between=0.02**2, shared=0.0, n=5, overlap=1.0)
+    assert alone.p_below(0) == pytest.approx(1 / 4001)
+    assert both.p_below(0) == pytest.approx(stats.t.sf(3.5 / 2.19089, 4))
+    assert both.p_above(0) == pytest.approx(1, abs=0.1)
+    for direction in ("greater", "not_worse", "equivalent"):
+        found = [verdict(d, direction, 0.01, p_value(d, direction, 0.01)) for d in (alone, both)]
+        assert found == ["reversed", "not resolved"]
+    # The draws are needed as well, however narrow the t interval is.
+    wide = Estimate(-0.035, np.linspace(-0.1, 0.03, 4000), between=1e-8, shared=0.0, n=5, overlap=1)
+    assert p_value(wide, "greater", 0.01) > 0.05
+    # With ever more replicates 2 (1.96 + 0.84) points stay undetectable.
+    assert both.detectable(math.inf) == pytest.approx(0.02 * (1.96 + 0.8416), rel=0.001)
+    assert both.detectable() > alone.detectable()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_family_of_claims_without_any_effect_is_seldom_found_to_have_one(scheme):
+    generator, false, false_by_replicates_alone = np.random.default_rng(0), [], []
+
+    def draw(splits):
+        return draw_scores(0.0, splits, SPREAD, generator, per_class=5)
+
+    for _ in range(200):
+        splits = draw_splits(scheme, 3, 50, generator)
+        reference = draw(splits)  # in all six claims, so they are correlated
+        found = [
+            estimate([x | {"score": x["score"] - y["score"]} for x, y in pairs], "score", draws=500)
+            for pairs in (zip(draw(splits), reference, strict=True) for _ in range(6))
+        ]
+        adjusted = holm([p_value(difference, "greater", 0.01) for difference in found])
+        verdicts = {verdict(d, "greater", 0.01, p) for d, p in zip(found, adjusted, strict=True)}
+        false.append(bool(verdicts & {"held", "reversed"}))
+        t = [d.mean / np.sqrt(d.between / d.n) for d in found]
+        false_by_replicates_alone.append(min(holm(2 * stats.t.sf(np.abs(t), 2))) < 0.05)
+    # The standard error of 5 % of 200 is 1.5 %.
+    assert np.mean(false) <= 0.08
+    if scheme == "the same classes":
+        assert np.mean(false_by_replicates_alone) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("direction", "truth", "true_verdicts"),
+    [
+        ("greater", 0.0, {"equivalent", "not resolved"}),
+        ("greater", 0.01, {"held", "not resolved"}),
+        ("greater", -0.01, {"reversed", "not resolved"}),
+        ("not_worse", -0.01, {"not resolved"}),
+        ("equivalent", 0.01, {"not resolved"}),
+        ("equivalent", -0.01, {"not resolved"}),
+    ],
+)
+@pytest.mark.parametrize("error", [0.001, 0.0035, 0.02])
+def test_a_ledger_at_the_edge_of_what_it_claims_is_seldom_wrong(
+    direction, truth, true_verdicts, error
+):
+    generator, false = np.random.default_rng(0), []
+    for _ in range(500):
+        found = []
+        for _ in range(6):
+            replicates = generator.normal(truth, error * np.sqrt(10), size=10)
+            found.append(difference(replicates.mean(), stats.sem(replicates), n=10, draws=400))
+        adjusted = holm([p_value(d, direction, 0.01) for d in found])
+        equal = [p_equivalent(d, 0.01) if direction == "greater" else 1.0 for d in found]
+        tested = zip(found, adjusted, holm(equal), strict=True)
+        verdicts = {verdict(d, direction, 0.01, p, p_equal) for d, p, p_equal in tested}
+        false.append(bool(verdicts - true_verdicts))
+    # The standard error of 5 % of 500 is 1 %.
+    assert np.mean(false) <= 0.08
+
+
+def test_what_is_no_claim_is_refused():
+    found = difference(0.02, 0.01)
+    with pytest.raises(ValueError, match="no direction 'less'; choose greater"):
+        p_value(found, "less", 0.01)
+    with pytest.raises(ValueError, match="delta = 1 is a fraction of the metric; one point is"):
+        p_value(found, "equivalent", 1)
+
+
+def ledger(tmp_path, monkeypatch, results, rung="features"):
+    """Judge {method: {seed: results}} on claims X0, X1 ... that each beats the first method."""
+    (tmp_path / "book").mkdir(exist_ok=True)
+    names = list(results)
+    lines = [
+        f"X{i},one,P,{first},{names[0]},map_at_r,greater,0.01,,{rung},text\n"
+        for i, first in enumerate(names[1:])
+    ]
+    header = "claim,chapter,paper,first,second,metric,direction,delta,published,rungs,statement\n"
+    (tmp_path / "book" / "claims.csv").write_text(header + "".join(lines))
+    monkeypatch.setattr(claims, "PROJECT_ROOT", tmp_path)
+    runs = [(method, seed, f"{method}-{seed}") for method in results for seed in results[method]]
+    rows = pd.DataFrame(runs, columns=["method", "seed", "run_id"])
+    per_query = {run_id: results[method][seed] for method, seed, run_id in runs}
+    return judge("one", rung, rows, per_query, overlap=0.0)
+
+
+def test_verdicts_are_those_after_holms_correction(tmp_path, monkeypatch):
+    # Differences of 1, 2 and 3 over a spread that makes one of them significant by itself.
+    base = replicates([0.5] * 4)
+    better = replicates([0.5 + d for d in (0.01, 0.02, 0.03, 0.04)])
+    alone = {"base": dict(enumerate(base)), "a": dict(enumerate(better))}
+    judged = ledger(tmp_path, monkeypatch, alone)
+    assert 0.025 < judged.loc[0, "p"] < 0.05
+    assert judged.loc[0, "verdict"] == "held"
+    among_others = alone | {"b": dict(enumerate(base)), "c": dict(enumerate(base))}
+    judged = ledger(tmp_path, monkeypatch, among_others)
+    assert judged.loc[0, "p"] < 0.05 < judged.loc[0, "p_holm"]
+    assert judged.loc[0, "verdict"] != "held"
+
+
+def test_replicates_are_paired_by_seed_and_one_that_is_missing_is_left_out(tmp_path, monkeypatch):
+    # Seeds differ by 0.1 each, the methods by 0.02: another pairing would be seen.
+    means = {seed: 0.1 + 0.02 * seed for seed in (1, 2, 3, 10)}
+    base = dict(zip(means, replicates(means.values(), spread=0.01), strict=True))
+    better = {seed: r | {"map_at_r": r["map_at_r"] + 0.02} for seed, r in base.items()}
+    shuffled = {seed: better[seed] for seed in (10, 3, 1)}  # and seed 2 is missing
+    judged = ledger(tmp_path, monkeypatch, {"base": base, "a": shuffled, "b": {2: better[2]}})
+    assert judged["claim"].tolist() == ["X0"]  # b has one replicate in common
+    assert (judged.loc[0, "n"], judged.loc[0, "difference"]) == (3, pytest.approx(0.02))

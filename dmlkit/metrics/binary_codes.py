@@ -14,11 +14,20 @@ Every value is a fraction in [0, 1], higher is better. A query never retrieves i
 number of relevant items without itself, and a query without any is left out and counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from dmlkit.metrics.inputs import (
+    check_finite,
+    check_gallery,
+    check_positive,
+    check_rows,
+    checked_ks,
+    checked_labels,
+    no_relevant_item,
+)
 from dmlkit.metrics.retrieval import count_relevant
 
 # Working memory of one query, for each gallery item, each possible distance and each of k ranks.
@@ -38,14 +47,20 @@ class CodeRetrieval:
         per_query: metric name to (Q,) float32 values, expected over random orders of ties.
         worst: the same names, ties against the model.
         best: the same names, ties for the model.
+        precision_within: (bits + 1,) float32, mean over queries of the share of relevant items
+            among those at Hamming distance at most 0, 1 ... bits; 0 where there are none. With
+            the next it makes the precision-recall curve, on which no order of ties has a say.
+        recall_within: (bits + 1,) float32, mean share of the relevant items that are so near.
     """
 
-    queries: Tensor
-    labels: Tensor
+    queries: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
     num_lone: int
-    per_query: dict[str, Tensor]
-    worst: dict[str, Tensor]
-    best: dict[str, Tensor]
+    per_query: dict[str, Tensor] = field(repr=False)
+    worst: dict[str, Tensor] = field(repr=False)
+    best: dict[str, Tensor] = field(repr=False)
+    precision_within: Tensor = field(repr=False)
+    recall_within: Tensor = field(repr=False)
 
     def means(self) -> dict[str, float]:
         """Return the mean expected value of each metric over the queries."""
@@ -64,10 +79,10 @@ def binarise(embeddings: Tensor) -> Tensor:
     2019, https://arxiv.org/abs/1811.12649. It suits embeddings centred at zero.
 
     Raises:
-        ValueError: NaN or infinity in the embeddings.
+        ValueError: what is no tensor (N, D), NaN or infinity in it.
     """
-    if not embeddings.isfinite().all():
-        raise ValueError("the embeddings hold NaN or infinity; the training has diverged")
+    check_rows("embeddings", embeddings)
+    check_finite("embeddings", embeddings)
     return embeddings > 0
 
 
@@ -79,7 +94,7 @@ def code_metrics(
     gallery: Tensor | None = None,
     gallery_labels: Tensor | None = None,
     ks: tuple[int, ...] = (1, 2, 4, 8),
-    memory_mib: int = 128,
+    memory_mib: float = 128,
 ) -> CodeRetrieval:
     """Compute the metrics of :func:`metrics_of_ties` for every query by Hamming distance.
 
@@ -93,26 +108,28 @@ def code_metrics(
             many queries are ranked at once and nothing else.
 
     Raises:
-        ValueError: codes that are not bool, sizes that do not correspond, an empty set, a k below
-            1 or beyond the gallery, no query with a relevant item.
+        ValueError: codes that are not bool, labels that are no integers, sizes that do not
+            correspond, an empty set, a k below 1 or beyond the gallery, no query with a relevant
+            item.
     """
-    if (gallery is None) != (gallery_labels is None):
-        raise ValueError("gallery and gallery_labels belong together; give both or neither")
+    check_gallery(gallery, gallery_labels)
+    _check_codes("codes", codes)
+    labels = checked_labels("labels", labels, codes)
     is_one_set = gallery is None
     if is_one_set:
         gallery, gallery_labels = codes, labels
-    _check_codes("queries", codes, labels)
-    _check_codes("gallery", gallery, gallery_labels)
+    _check_codes("gallery", gallery)
+    gallery_labels = checked_labels("gallery_labels", gallery_labels, gallery)
     if codes.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"queries of {codes.shape[1]} bits cannot search a gallery of {gallery.shape[1]} bits; "
             "encode both by the same model"
         )
-    _check_ks(ks, len(gallery) - is_one_set)
-    labels, gallery_labels = labels.to(codes.device), gallery_labels.to(codes.device)
+    ks = checked_ks(ks, len(gallery) - is_one_set)
+    check_positive(memory_mib=memory_mib)
     queries = (count_relevant(labels, gallery_labels) > int(is_one_set)).nonzero().squeeze(1)
     if not len(queries):
-        raise ValueError("no query has a relevant item; give some class a second image")
+        raise no_relevant_item(is_one_set)
 
     signs = _signs(gallery)
     bytes_per_query = (
@@ -120,11 +137,13 @@ def code_metrics(
         + BYTES_PER_DISTANCE * (codes.shape[1] + 1)
         + BYTES_PER_RANK * max(ks, default=0)
     )
-    expected, worst, best = [], [], []
-    for rows in queries.split(max(1, memory_mib * 2**20 // bytes_per_query)):
+    expected, worst, best, within = [], [], [], []
+    for rows in queries.split(max(1, int(memory_mib * 2**20) // bytes_per_query)):
         others, hits = _count_by_distance(codes[rows], labels[rows], signs, gallery_labels)
         if is_one_set:
             hits[:, 0] -= 1  # each query itself: at distance 0, and of its own class
+        near_hits, near = hits.cumsum(1).double(), (others + hits).cumsum(1)
+        within.append(torch.stack([near_hits / near.clamp_min(1), near_hits / near_hits[:, -1:]]))
         occurs = (others + hits).any(dim=0)  # few of many bits' distances do: half the time
         others, hits = others[:, occurs], hits[:, occurs]
         none = torch.zeros_like(hits)
@@ -132,6 +151,7 @@ def code_metrics(
         # Ties resolved are groups of one kind each, among which no order matters.
         worst.append(metrics_of_ties(_in_turn(others, hits), _in_turn(none, hits), ks))
         best.append(metrics_of_ties(_in_turn(hits, others), _in_turn(hits, none), ks))
+    precision_within, recall_within = torch.cat(within, dim=1).mean(dim=1).float().cpu()
     return CodeRetrieval(
         queries=queries.cpu(),
         labels=labels[queries].cpu(),
@@ -139,6 +159,8 @@ def code_metrics(
         per_query=_join(expected),
         worst=_join(worst),
         best=_join(best),
+        precision_within=precision_within,
+        recall_within=recall_within,
     )
 
 
@@ -239,24 +261,11 @@ def _means(per_query: dict[str, Tensor]) -> dict[str, float]:
     return {name: values.double().mean().item() for name, values in per_query.items()}
 
 
-def _check_codes(name: str, codes: Tensor, labels: Tensor) -> None:
-    """Refuse codes that are not a (N, bits) bool matrix with a label for each row."""
+def _check_codes(name: str, codes: Tensor) -> None:
+    """Raise ValueError unless ``codes`` is a bool tensor (N, bits) that is not empty."""
+    check_rows(name, codes, "torch.from_numpy makes one of an array, binarise bits of floats")
     if codes.dtype != torch.bool:
-        raise ValueError(f"{name}: codes are bool, these are {codes.dtype}; binarise them first")
-    if codes.ndim != 2 or labels.shape != codes.shape[:1]:
         raise ValueError(
-            f"{name}: codes of shape {tuple(codes.shape)} and labels of shape "
-            f"{tuple(labels.shape)} do not correspond; give (N, bits) and (N,)"
-        )
-    if not len(codes):
-        raise ValueError(f"{name}: the set is empty; give at least one code")
-
-
-def _check_ks(ks: tuple[int, ...], num_items: int) -> None:
-    """Refuse a Recall@K that the number of items to retrieve does not define."""
-    if min(ks, default=1) < 1:
-        raise ValueError(f"Recall@{min(ks)} is not defined; K starts at 1")
-    if max(ks, default=1) > num_items:
-        raise ValueError(
-            f"Recall@{max(ks)} needs at least {max(ks)} items to retrieve, there are {num_items}"
+            f"{name} are {codes.dtype}; give bool, a column per bit: binarise(embeddings), "
+            "codes.bool() of 0 and 1, codes > 0 of -1 and 1; packed bits must be unpacked"
         )

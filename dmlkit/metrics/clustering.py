@@ -1,12 +1,14 @@
 """Clustering an embedding with k-means, and how well the clusters agree with the classes."""
 
 from dataclasses import dataclass
+from math import frexp
 
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from torch import Tensor
 
+from dmlkit.metrics.inputs import check_finite, check_positive, check_rows, checked_labels
 from dmlkit.seeding import derive_seed
 
 CHUNK_ROWS = 1024  # points compared at once: few enough for their scores to stay in the cache
@@ -64,16 +66,19 @@ def clustering_metrics(
         seed: of the initial centroids and of the random labels.
 
     Raises:
-        ValueError: what ``kmeans`` refuses, labels that do not correspond, a single class.
+        ValueError: what ``kmeans`` refuses, labels that do not correspond or are no integers, a
+            single class, no class with two images.
     """
-    if len(embeddings) != len(labels):
-        raise ValueError(
-            f"{len(embeddings)} embeddings with {len(labels)} labels do not correspond; "
-            "give one label per embedding"
-        )
+    check_rows("embeddings", embeddings)
+    labels = checked_labels("labels", labels, embeddings)
     num_classes = len(labels.unique())
     if num_classes == 1:
         raise ValueError(f"all labels are {labels[0].item()}; NMI needs at least two classes")
+    if num_classes == len(labels):
+        raise ValueError(
+            "each class has a single image, which any clustering into as many clusters gets right; "
+            "NMI needs a class with two"
+        )
     found = kmeans(embeddings, num_classes, iterations=iterations, restarts=restarts, seed=seed)
     classes, clusters = labels.cpu().numpy(), found.assignments.cpu().numpy()
 
@@ -99,7 +104,7 @@ def kmeans(
     iterations: int = 20,
     restarts: int = 1,
     seed: int = 0,
-    memory_mib: int = 128,
+    memory_mib: float = 128,
 ) -> Clusters:
     """Cluster ``points`` (N, D) by Lloyd's algorithm, from k random points, on their device.
 
@@ -117,13 +122,20 @@ def kmeans(
     Raises:
         ValueError: no points, NaN or infinity, k, iterations, restarts or memory out of range.
     """
-    _check(points, k, iterations=iterations, restarts=restarts, memory_mib=memory_mib)
-    # Scores lose the digits that a common offset takes, so the points are centred.
+    check_rows("points", points)
+    check_finite("points", points)
+    if not 1 <= k <= len(points):
+        raise ValueError(f"k = {k} clusters of {len(points)} points; choose k in 1..{len(points)}")
+    check_positive(iterations=iterations, restarts=restarts, memory_mib=memory_mib)
+    # In units of a power of two about their size, squares stay in the range of float32 and nothing
+    # is rounded. Scores lose the digits that a common offset takes, so the points are centred.
     points = points.to(torch.promote_types(points.dtype, torch.float32))
+    unit = 2.0 ** (frexp(max(map(abs, torch.stack(points.aminmax()).tolist())))[1] - 1)
+    points = points / unit
     mean = points.mean(0)
     points = (points - mean).float()
 
-    rows = max(1, min(CHUNK_ROWS, len(points), memory_mib * 2**20 // (4 * k)))
+    rows = max(1, min(CHUNK_ROWS, len(points), int(memory_mib * 2**20) // (4 * k)))
     buffer = points.new_empty(rows, k)
     best, objectives = None, []
     for restart in range(restarts):
@@ -134,21 +146,9 @@ def kmeans(
             best = found
         objectives.append(objective)
     assignments, centroids, done = best
-    centroids = (centroids + mean).float()
-    return Clusters(assignments, centroids, min(objectives), tuple(objectives), done)
-
-
-def _check(points: Tensor, k: int, **at_least_one: int) -> None:
-    """Raise ValueError for what cannot be clustered."""
-    if points.ndim != 2 or not points.numel():
-        raise ValueError(f"k-means needs points (N, D), not a tensor {tuple(points.shape)}")
-    if not torch.stack(points.aminmax()).isfinite().all():  # NaN spreads; an eighth of the time
-        raise ValueError("the points hold NaN or infinity; look where they were computed")
-    if not 1 <= k <= len(points):
-        raise ValueError(f"k = {k} clusters of {len(points)} points; choose k in 1..{len(points)}")
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name} = {value} is too few; give 1 or more")
+    centroids = ((centroids + mean) * unit).float()
+    objectives = tuple(objective * unit**2 for objective in objectives)
+    return Clusters(assignments, centroids, min(objectives), objectives, done)
 
 
 def _lloyd(

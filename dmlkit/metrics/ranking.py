@@ -19,6 +19,7 @@ from torch import Tensor
 LOWEST = torch.iinfo(torch.int64).min
 GROUP = 8  # columns compared by their maximum first
 PIECE = 1024  # gallery items multiplied at once
+UNIT = 3e-7  # a length this near 1 is 1: normalised in float32, rows of 2048 are off by 2.4e-7
 BEYOND = 4  # items listed beyond those a metric needs, so that near ties at the end can be seen
 
 
@@ -46,7 +47,7 @@ class Ranker:
         labels: (N,) int64 their classes.
         gallery: (M, D) float32 items and (M,) int64 their classes; None if the queries search one
             another.
-        distance: ``cosine``, for which rows are normalised unless all are unit to within 1e-6, or
+        distance: ``cosine``, for which rows that are not of unit length are normalised, or
             ``euclidean``.
     """
 
@@ -74,8 +75,9 @@ class Ranker:
         self.num_items = len(items) - self.is_one_set  # without the query itself
         # The rounding error of a product of length D grows like sqrt(D) (Higham and Mary, 2019).
         # Two scores have one each; the worst that we could construct is a third of this.
-        size = self.asked.norm(dim=1).max() * self.searched.norm(dim=1).max()
-        self.tolerance = 8 * self.asked.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * size
+        size = self.asked.norm(dim=1) * self.searched.norm(dim=1).max()
+        error = 8 * self.asked.shape[1] ** 0.5 * torch.finfo(torch.float32).eps
+        self.tolerance = (error * size)[:, None]  # (N, 1), of each query
 
     def scores(self, rows: Tensor, out: Tensor) -> Tensor:
         """Write the float32 scores (B, M) of the queries ``rows`` into ``out``; own score -inf."""
@@ -94,7 +96,7 @@ class Ranker:
         length = min(int(needed.max()) + BEYOND, self.num_items)
         values, items = _largest(scores, length)
         is_match = self.gallery_labels[items] == self.labels[rows][:, None]
-        is_near = values[:, :-1] - values[:, 1:] <= self.tolerance  # (B, L - 1)
+        is_near = values[:, :-1] - values[:, 1:] <= self.tolerance[rows]  # (B, L - 1)
         if length == self.num_items:
             certain = torch.full_like(needed, length)
         else:
@@ -119,9 +121,10 @@ class Ranker:
         own = scores.gather(1, self.by_class[place.clamp_max(self.num_gallery - 1)])
         own = own.masked_fill(place >= end[:, None], -torch.inf)  # (B, R); the query's own is too
         best = own.amax(dim=1, keepdim=True)
-        least = (scores > best + self.tolerance).sum(dim=1)  # items that rank before it
-        most = (scores >= best - self.tolerance).sum(dim=1)
-        most -= (own >= best - self.tolerance).sum(dim=1)
+        error = self.tolerance[rows]
+        least = (scores > best + error).sum(dim=1)  # items that rank before it
+        most = (scores >= best - error).sum(dim=1)
+        most -= (own >= best - error).sum(dim=1)
         is_settled = torch.stack([(most < k) | (least >= k) for k in ks]).all(dim=0)
         return least + 1, is_settled
 
@@ -132,7 +135,7 @@ class Ranker:
         unsure[:, 1:] |= is_near
         where = unsure.nonzero()  # (U, 2)
         key = torch.zeros_like(items)
-        for place in where.split(max(1, 2**20 // self.asked.shape[1])):
+        for place in where.split(max(1, 2**17 // self.asked.shape[1])):
             row, column = place.unbind(1)
             first = self.embeddings[rows[row]].double()
             second = self.items[items[row, column]].double()
@@ -173,12 +176,15 @@ class Ranker:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Multiply in float32 proper, whatever the caller allows for training (such as TF32)."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    libraries = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    allowed = [library.fp32_precision for library in libraries]
+    for library in libraries:
+        library.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
+        for library, precision in zip(libraries, allowed, strict=True):
+            library.fp32_precision = precision
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -231,7 +237,7 @@ def ranks_of_matches(key: Tensor, is_match: Tensor) -> Tensor:
 
 
 def _unit_rows(rows: Tensor, name: str) -> Tensor:
-    """Return (N, D) rows of unit length."""
+    """Return (N, D) rows of unit length, unchanged those within ``UNIT`` of it."""
     # Part by part: the norm in float64 copies what it is given.
     lengths = torch.cat(
         [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in rows.split(4096)]
@@ -241,7 +247,9 @@ def _unit_rows(rows: Tensor, name: str) -> Tensor:
             f"row {int((lengths == 0).nonzero()[0])} of the {name} is a zero vector, which has no "
             "direction; use distance='euclidean', or find out why the model gives zeros"
         )
-    if ((lengths - 1).abs() < 1e-6).all():  # as after normalising in float32
+    # Normalised in float32 already, a row would only be copied.
+    lengths[(lengths - 1).abs() < UNIT] = 1
+    if (lengths == 1).all():
         return rows
     parts = zip(rows.split(4096), lengths.split(4096), strict=True)
     return torch.cat([(part / length[:, None]).float() for part, length in parts])

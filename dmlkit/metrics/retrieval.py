@@ -10,14 +10,24 @@ One convention holds throughout:
 - a query with no relevant item (a lone class) has no defined value: it is left out and counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from dmlkit.metrics.inputs import (
+    check_finite,
+    check_gallery,
+    check_positive,
+    check_rows,
+    checked_ks,
+    checked_labels,
+    no_relevant_item,
+)
 from dmlkit.metrics.ranking import Ranker, ranks_of_matches
 
 ROWS = 1024  # queries ranked at once: more are no faster
+BYTES_PER_LISTED = 160  # working memory for each item that a query lists, beside its similarities
 RECALL_LEVELS = 101  # of the precision-recall curve: recall 0, 0.01 ... 1
 
 
@@ -30,20 +40,21 @@ class Retrieval:
         labels: (Q,) int64, their classes.
         per_query: metric name to (Q,) float32 values in [0, 1].
         num_lone: queries left out because the gallery holds no item of their class.
-        neighbours: (Q, K) int64, gallery positions of the nearest items, nearest first.
+        neighbours: (Q, K) int64, gallery positions of the nearest items, nearest first; among
+            equals those of other classes first.
         precision_at_recall: (101,) float32, mean over queries of the interpolated precision at
             recall 0, 0.01 ... 1, the precision-recall curve; None unless all was ranked.
     """
 
-    queries: Tensor
-    labels: Tensor
-    per_query: dict[str, Tensor]
+    queries: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    per_query: dict[str, Tensor] = field(repr=False)
     num_lone: int
-    neighbours: Tensor
-    precision_at_recall: Tensor | None = None
+    neighbours: Tensor = field(repr=False)
+    precision_at_recall: Tensor | None = field(default=None, repr=False)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each metric over the queries."""
+        """Return the mean of each metric over the queries, fractions in [0, 1]."""
         return {name: values.double().mean().item() for name, values in self.per_query.items()}
 
 
@@ -71,33 +82,42 @@ def retrieval_metrics(
       is called mAP.
 
     Args:
-        embeddings: (N, D) float queries; without a gallery each queries all the others.
+        embeddings: (N, D) queries, of any real type, taken as float32; without a gallery each
+            queries all the others.
         labels: (N,) integer class of each query, any values.
         gallery: (M, D) items to retrieve, disjoint from the queries; None for the queries.
         gallery_labels: (M,) integer class of each gallery item.
         ks: numbers of neighbours for Recall@K.
         distance: ``cosine``, or ``euclidean``, which ranks rows of unit length alike.
         rank_all: rank the whole gallery, for average precision and the precision-recall curve;
-            three to five times slower.
+            about four times slower, and fifteen times under ``euclidean``.
         num_neighbours: nearest items kept per query, at most the gallery.
-        memory_mib: bound for the similarities held at once. Besides, a third of it for what is
-            derived from them, the results, and unit copies of rows that have another length.
+        memory_mib: about the memory for the similarities held at once and what is derived from
+            them, but never less than one query takes; besides, the results, and copies of
+            embeddings whose rows are not of unit length.
 
     Raises:
-        ValueError: NaN, zero vectors under cosine, empty sets, shapes that do not correspond, a k
-            below 1 or beyond the gallery, no query with a relevant item.
+        ValueError: what is no tensor, NaN, zero vectors under cosine, empty sets, shapes that do
+            not correspond, labels that are no integers, a k below 1 or beyond the gallery, no
+            query with a relevant item.
     """
-    if (gallery is None) != (gallery_labels is None):
-        raise ValueError("give gallery and gallery_labels together, or neither")
+    check_gallery(gallery, gallery_labels)
     embeddings, labels = _prepared("embeddings", embeddings, labels)
     searched = None if gallery is None else _prepared("gallery", gallery, gallery_labels)
-    _check(embeddings, searched, ks, distance)
+    if distance not in ("cosine", "euclidean"):
+        raise ValueError(f"there is no distance {distance!r}; choose cosine or euclidean")
+    items = searched[0] if searched else embeddings
+    if items.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"embeddings {tuple(embeddings.shape)} and gallery {tuple(items.shape)} do not "
+            "correspond; they should be (N, D) and (M, D)"
+        )
+    ks = checked_ks(ks, len(items) - (searched is None))
+    check_positive(memory_mib=memory_mib)
     relevant = count_relevant(labels, searched[1] if searched else labels) - int(gallery is None)
     queries = relevant.nonzero().squeeze(1)
     if not len(queries):
-        raise ValueError(
-            "no query has a relevant item: each class has a single image, or none in the gallery"
-        )
+        raise no_relevant_item(searched is None)
     ranker = Ranker(embeddings, labels, searched, distance)
     num_neighbours = max(0, min(num_neighbours, ranker.num_items))
     rank = _rank_all if rank_all else _rank_nearest
@@ -137,7 +157,9 @@ def _rank_nearest(
     memory: int,
 ) -> _Ranked:
     """Rank only as many items as the metrics need, in float32; exactly where that is not enough."""
-    size = min(max(1, memory // (4 * ranker.num_gallery)), ROWS, len(queries))
+    listed = int(relevant.max().clamp_min(num_neighbours))
+    size = memory // (4 * ranker.num_gallery + BYTES_PER_LISTED * listed)
+    size = min(max(1, size), ROWS, len(queries))
     buffer = torch.empty(size, ranker.num_gallery, dtype=torch.float32, device=queries.device)
     chunks, neighbours, unsettled = [], [], []
     for places in torch.arange(len(queries), device=queries.device).split(size):
@@ -154,7 +176,7 @@ def _rank_nearest(
             first[some], is_settled[some] = ranker.first_match(scores[some], rows[some], ks)
         first = torch.where(first == 0, ranker.num_items + 1, first)
         chunks.append(_metrics(is_hit, is_hit.cumsum(dim=1), rank, first, wanted, ks))
-        neighbours.append(found.items[:, :num_neighbours])
+        neighbours.append(found.items[:, :num_neighbours].clone())  # a view would keep them all
         unsettled.append(places[~is_settled])
     per_query = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     del per_query["average_precision"]  # over the best items alone it is another metric
@@ -179,7 +201,7 @@ def _rank_all(
 ) -> _Ranked:
     """Rank the whole gallery, in float64."""
     chunks, neighbours, curves = [], [], []
-    size = max(1, memory // (64 * ranker.num_gallery))
+    size = max(1, memory // (64 * (ranker.num_gallery + int(relevant.max()))))
     for rows, wanted in zip(queries.split(size), relevant.split(size), strict=True):
         key, is_match = ranker.keys(rows)
         neighbours.append(key.topk(num_neighbours, dim=1).indices)
@@ -218,45 +240,12 @@ def _metrics(
     }
 
 
-def _prepared(name: str, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float32 embeddings and int64 labels on one device; ValueError if they cannot be."""
-    if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
-        raise ValueError(f"{name}: give torch tensors; torch.from_numpy makes one of an array")
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"{name} {tuple(embeddings.shape)} with labels {tuple(labels.shape)} do not "
-            "correspond; they should be (N, D) and (N,)"
-        )
-    if not embeddings.numel():
-        raise ValueError(f"there is nothing to rank: {name} {tuple(embeddings.shape)} is empty")
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"{name}: labels should be integers, these are {labels.dtype}")
-    embeddings = embeddings.float()
-    # The least and the largest value show NaN and infinity in a third of the time.
-    if not torch.stack(embeddings.aminmax()).isfinite().all():
-        raise ValueError(f"the {name} hold NaN or infinity; the training has diverged")
-    return embeddings, labels.to(embeddings.device, torch.int64).contiguous()
-
-
-def _check(
-    embeddings: Tensor,
-    gallery: tuple[Tensor, Tensor] | None,
-    ks: tuple[int, ...],
-    distance: str,
-) -> None:
-    """Raise ValueError with one sentence if the arguments do not fit together."""
-    items = embeddings if gallery is None else gallery[0]
-    if items.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"embeddings {tuple(embeddings.shape)} and gallery {tuple(items.shape)} do not "
-            "correspond; they should be (N, D) and (M, D)"
-        )
-    if distance not in ("cosine", "euclidean"):
-        raise ValueError(f"there is no distance {distance!r}; choose cosine or euclidean")
-    num_items = len(items) - (gallery is None)
-    if not ks or min(ks) < 1:
-        raise ValueError(f"Recall@K is not defined for K in {ks}; K starts at 1")
-    if max(ks) > num_items:
-        raise ValueError(
-            f"Recall@{max(ks)} needs at least {max(ks)} items to retrieve, there are {num_items}"
-        )
+def _prepared(name: str, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 rows (N, D) and int64 labels (N,) on one device; ValueError if not so."""
+    check_rows(name, rows)
+    if rows.is_complex():
+        raise ValueError(f"{name} are {rows.dtype}; give real numbers")
+    labels = checked_labels("labels" if name == "embeddings" else f"{name}_labels", labels, rows)
+    rows = rows.float()
+    check_finite(name, rows)
+    return rows, labels

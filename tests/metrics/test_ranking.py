@@ -218,8 +218,40 @@ def test_the_rounding_errors_of_float32_stay_below_the_tolerance():
         ranker = Ranker(rows, torch.arange(len(rows)), None, "cosine")
         error = rows @ rows.T - rows.double() @ rows.double().T
         spread = error.amax(dim=1) - error.amin(dim=1)
-        assert spread.max() < ranker.tolerance
-        assert ranker.tolerance < 1e-4  # and does not call everything a near tie
+        assert (spread < ranker.tolerance[:, 0]).all()
+        assert ranker.tolerance.max() < 1e-4  # and does not call everything a near tie
+
+
+@pytest.mark.parametrize("set_by", ["the old interface", "the new interface", "both libraries"])
+def test_ranking_ignores_a_precision_that_is_allowed_for_training_and_leaves_it(set_by):
+    matmuls = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [matmul.fp32_precision for matmul in matmuls]
+    seen = []
+
+    class Rows(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.mm:
+                seen.append([matmul.fp32_precision for matmul in matmuls])
+            return super().__torch_function__(function, types, args, kwargs)
+
+    try:
+        if set_by == "the old interface":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        if set_by == "both libraries":
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        allowed = [matmul.fp32_precision for matmul in matmuls]
+        rows = F.normalize(normal(8, 4))
+        ranker = Ranker(rows, torch.arange(8) // 2, None, "cosine")
+        ranker.asked = ranker.asked.as_subclass(Rows)
+        ranker.scores(torch.arange(8), torch.empty(8, 8))
+        assert seen == [["ieee", "ieee"]]
+        assert [matmul.fp32_precision for matmul in matmuls] == allowed
+    finally:
+        for matmul, precision in zip(matmuls, before, strict=True):
+            matmul.fp32_precision = precision
 
 
 def first_ranks(scores, is_match):
