@@ -20,10 +20,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute chapters, resuming what is finished")
-    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
-    run.add_argument("--profile", default="mini", help="a file in book/profiles (default: mini)")
     run.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides"
+        "chapters", nargs="*", metavar="CHAPTER", help="such as 01_evaluation (default: all)"
+    )
+    run.add_argument(
+        "--profile",
+        default="mini",
+        help="smoke, mini, features, birds, paper: a file in book/profiles (default: mini)",
+    )
+    run.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        dest="overrides",
+        help="set a parameter of the chapters; may be repeated: -p SEEDS [0,1]",
     )
     run.add_argument("--results-dir", help="default: results/local/<profile>")
     run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")

@@ -35,8 +35,8 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
     parts = [
         f"<h1>Results of the <code>{html.escape(profile)}</code> profile{changes}</h1>",
         overview.to_html(index=False, escape=False, border=0) if chapters else "<p>No results.</p>",
-        "<p>Tables are in percent on classes never seen in training, with 95 % intervals in "
-        "brackets; differences of claims are in points; <i>n</i> is the number of replicates.</p>",
+        "<p>Metrics are in percent, on classes never seen in training; brackets hold 95 % "
+        "intervals; differences are in points; <i>n</i> is the number of replicates.</p>",
         *(_section(chapter) for chapter in chapters),
     ]
     page = (

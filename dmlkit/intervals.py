@@ -237,14 +237,14 @@ def _class_sums(replicates: list[PerQuery], metric: str) -> tuple[np.ndarray, np
         raise ValueError("there are no replicates to estimate from; give at least one")
     for number, replicate in enumerate(replicates):
         _check_replicate(f"replicate {number}", replicate, metric)
-    names = sorted({name for replicate in replicates for name in replicate["classes"].tolist()})
+    names = sorted({name for replicate in replicates for name in replicate["classes"]})
     if len(names) == 1:
         raise ValueError(f"{names[0]} is the only class; how classes vary takes at least two")
     place = {name: i for i, name in enumerate(names)}
     sums = np.zeros((len(names), len(replicates)))
     counts = np.zeros_like(sums)
     for column, replicate in enumerate(replicates):
-        rows = np.array([place[name] for name in replicate["classes"].tolist()])
+        rows = np.array([place[name] for name in replicate["classes"]])
         rows = rows[replicate["labels"]]
         np.add.at(sums[:, column], rows, replicate[metric])
         np.add.at(counts[:, column], rows, 1)

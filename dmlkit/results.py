@@ -195,12 +195,22 @@ class ChapterResults:
         """Return the (N, D) test embeddings of a finished run of PICTURED_SEED, kept as float16."""
         return torch.from_numpy(np.load(self._embedding_path(run))).float()
 
-    def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
-        """Write ``tables/<name>.csv`` and ``.md`` and return the table, for a cell to show."""
+    def save_table(
+        self, name: str, table: pd.DataFrame, note: str = "", *, of_data: bool = True
+    ) -> pd.DataFrame:
+        """Write ``tables/<name>.csv`` and ``.md`` and return the table, for a cell to show.
+
+        Args:
+            name: file name without suffix.
+            table: what to show.
+            note: sentences below it.
+            of_data: whether it comes from the images, and so says if they are only a part.
+        """
         with write_atomically(self.folder / "tables" / f"{name}.csv") as path:
             table.to_csv(path)
         with write_atomically(self.folder / "tables" / f"{name}.md") as path:
-            said = " ".join(filter(None, [self.stamp and f"**{self.stamp}**", note]))
+            stamp = f"**{self.stamp}**" if of_data and self.stamp else ""
+            said = " ".join(filter(None, [stamp, note]))
             path.write_text(markdown(table) + (f"\n{said}\n" if said else ""))
         return table
 
@@ -212,7 +222,9 @@ class ChapterResults:
             return "A part of the data, for a quick look."
         return ""
 
-    def save_figure(self, name: str, figure: plt.Figure, *, keep_local: bool = False) -> None:
+    def save_figure(
+        self, name: str, figure: plt.Figure, *, keep_local: bool = False, of_data: bool = True
+    ) -> None:
         """Write ``figures/<name>.png``.
 
         Args:
@@ -220,9 +232,10 @@ class ChapterResults:
             figure: the figure.
             keep_local: put it into ``pictures/``, which is never committed: for photographs whose
                 licence forbids passing them on.
+            of_data: see ``save_table``.
         """
         folder = self.folder / ("pictures" if keep_local else "figures")
-        if self.stamp:
+        if of_data and self.stamp:
             figure.text(0.5, -0.01, self.stamp, ha="center", va="top", color="firebrick")
         with write_atomically(folder / f"{name}.png") as path:
             figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})

@@ -85,9 +85,13 @@ def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
     assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", []))
 
 
-def test_the_executed_notebook_names_no_path_of_this_machine(smoke):
-    text = (smoke / CHAPTER / "chapter.ipynb").read_text()
-    assert str(ROOT) not in text
+@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER])
+def test_the_executed_notebook_shows_no_warning_and_no_path_of_this_machine(smoke, chapter):
+    path = smoke / chapter / "chapter.ipynb"
+    assert str(ROOT) not in path.read_text()
+    outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+    said = [o.text for o in outputs if o.get("name") == "stderr" and "Warning" in o.text]
+    assert not said
 
 
 def test_the_index_page_shows_tables_claims_and_figures(smoke):

@@ -1,5 +1,7 @@
 """README.md shows the committed results, letter for letter."""
 
+import re
+
 import pytest
 
 from dmlkit import readme
@@ -25,3 +27,11 @@ def test_a_missing_results_file_is_an_error_and_not_an_empty_table(tmp_path, mon
     (tmp_path / "README.md").write_text("<!-- results/none.md -->\n<!-- end -->\n")
     with pytest.raises(FileNotFoundError, match=r"none\.md"):
         readme.update_readme()
+
+
+def test_the_example_in_the_readme_runs():
+    text = (PROJECT_ROOT / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found: dict[str, object] = {}
+    exec(example, found)  # noqa: S102
+    assert found["one"][0]["classes"][0] == "class 0"

@@ -201,7 +201,12 @@ def test_every_table_and_figure_says_what_its_rows_do_not_stand_for(
     figure = plt.figure()
     results.save_figure("plot", figure)
     assert [t.get_text() for t in figure.texts] == [stamp][: bool(stamp)]
-    plt.close(figure)
+    # What does not come from the images is whole, whatever part of them there is.
+    results.save_table("simulated", table, note="A note.", of_data=False)
+    results.save_figure("simulated", plain := plt.figure(), of_data=False)
+    assert (results.folder / "tables" / "simulated.md").read_text().endswith("\nA note.\n")
+    assert not plain.texts
+    plt.close("all")
 
 
 def test_photographs_go_where_they_are_not_committed(make):
