@@ -126,6 +126,7 @@ def _package_digest() -> str:
         "chapters",
         "results",
         "tables",
+        "published",
         "intervals",
         "simulation",
         "claims",

@@ -137,10 +137,11 @@ def _fingerprint(trunk: Trunk) -> str:
     """Return a digest of everything the features depend on: weights, normalisation, this code."""
     digest = hashlib.sha256()
     crops = (centre_crop, RandomResizedCropFlip, virtual_sizes, resized_crop)
-    for part in (cached_features, Trunk, *crops, resize_matrix, resample):
+    for part in (cached_features, Trunk, type(trunk.layers), *crops, resize_matrix, resample):
         digest.update(inspect.getsource(part).encode())
     digest.update(DECODER.encode())
     for name, values in sorted(trunk.state_dict().items()):
         digest.update(name.encode() + values.cpu().numpy().tobytes())
-    digest.update(repr((trunk.mean.tolist(), trunk.std.tolist(), trunk.reverse_channels)).encode())
+    inputs = (trunk.mean.tolist(), trunk.std.tolist(), trunk.reverse_channels)
+    digest.update(repr((inputs, trunk.pooling)).encode())
     return digest.hexdigest()

@@ -64,6 +64,55 @@ def learning_curves(rows: pd.DataFrame, methods: list[str]) -> Figure:
     return figure
 
 
+def gradient_arrows(
+    points: Tensor,
+    labels: Tensor,
+    gradients: dict[str, Tensor],
+    proxies: dict[str, Tensor],
+    *,
+    columns: int = 4,
+) -> Figure:
+    """Draw where one step of gradient descent would move points on a circle, a panel per loss.
+
+    Args:
+        points: (N, 2) of unit length.
+        labels: (N,) classes.
+        gradients: title to (N, 2) gradient; its part along the circle is drawn, the longest of a
+            panel with the same length in all.
+        proxies: title to (C, 2) a proxy per class, for losses that have them.
+        columns: panels in a row.
+    """
+    rows = -(-len(gradients) // columns)
+    size = (2.2 * columns, 2.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    colours = np.array(sns.color_palette("colorblind"))
+    for axis in axes.flat[len(gradients) :]:
+        axis.set_visible(False)
+    for axis, (title, gradient) in zip(axes.flat, gradients.items(), strict=False):
+        along = -(gradient - (gradient * points).sum(dim=1, keepdim=True) * points)
+        longest = along.norm(dim=1).max().clamp_min(torch.finfo(along.dtype).tiny)
+        arrows = 0.6 * along / longest
+        axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="lightgrey"))
+        axis.scatter(*points.T.numpy(), c=colours[labels], s=40, zorder=3)
+        axis.quiver(
+            *points.T.numpy(),
+            *arrows.T.numpy(),
+            color=colours[labels],
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.012,
+            zorder=2,
+        )
+        if title in proxies:
+            of_class = colours[: len(proxies[title])]
+            axis.scatter(*proxies[title].T.numpy(), c=of_class, marker="x", s=60, zorder=4)
+        axis.set(aspect="equal", xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), xticks=[], yticks=[])
+        axis.set_title(title.replace("_", " "), fontsize=9)
+        axis.grid(visible=False)
+    return figure
+
+
 def embedding_maps(
     panels: dict[str, Tensor], labels: Tensor, *, num_classes: int = 10, seed: int = 0
 ) -> Figure:

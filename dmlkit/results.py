@@ -1,13 +1,15 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (per-query results), ``runs.csv`` derived from them, ``tables/``, ``figures/``,
+``<run_id>.npz`` (per-query results), ``runs.csv`` derived from them, ``searches/<run_id>.json``
+(what a search tried and how it did on held-out training classes), ``tables/``, ``figures/``,
 ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and ``pictures/`` stay local.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from dmlkit.chapters import code_fingerprint, parameter_defaults
 from dmlkit.evaluation import Evaluation
 from dmlkit.paths import check_writable, resolve, write_atomically
 from dmlkit.provenance import commit, peak_mib, versions
+from dmlkit.search import Trial
 from dmlkit.training import Fit
 
 # Parameters that say which runs to make or where to put them, not what a run does.
@@ -170,6 +173,41 @@ class ChapterResults:
             "data_fingerprint": run.data_fingerprint,
             "history": fit.history,
         }
+
+    def trials(
+        self, method: str, seed: int, data_fingerprint: str, search: Callable[[], list[Trial]]
+    ) -> list[Trial]:
+        """Return the trials of ``search``, made before or now, as ``searches/<run_id>.json``.
+
+        Args:
+            method: name of the method.
+            seed: the replicate.
+            data_fingerprint: digest of the data set's content.
+            search: makes the trials.
+        """
+        run = self.run(method, seed, data_fingerprint)
+        path = self.folder / "searches" / f"{run.run_id}.json"
+        code = code_fingerprint(self.chapter, self.executed)
+        if self.parameters["RESUME"] and path.exists():
+            stored = json.loads(path.read_text())
+            if stored["code"] == code:
+                return [
+                    Trial(trial["settings"], {int(s): v for s, v in trial["scores"].items()})
+                    for trial in stored["trials"]
+                ]
+        start = time.perf_counter()
+        found = search()
+        record = {
+            "method": method,
+            "seed": seed,
+            "seconds": round(time.perf_counter() - start, 1),
+            "code": code,
+            "commit": commit(),
+            "trials": [vars(trial) for trial in found],
+        }
+        with write_atomically(path) as writable:
+            writable.write_text(json.dumps(record, indent=1))
+        return found
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
         """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.

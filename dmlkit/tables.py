@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
 from dmlkit.intervals import PerQuery, estimate
 
@@ -42,6 +43,60 @@ def summarise(
         line["n"] = len(of_method)
         table.append(line)
     return pd.DataFrame(table).set_index("method")
+
+
+def order_stability(
+    rows: pd.DataFrame,
+    per_query: dict[str, PerQuery],
+    methods: list[str],
+    *,
+    metrics: tuple[str, ...] = ("recall_at_1", "r_precision", "map_at_r"),
+    cuts: int = 20,
+) -> pd.DataFrame:
+    """Return how well two halves of the test classes agree on the order of methods.
+
+    Args:
+        rows: rows of runs.
+        per_query: per-query results by run_id.
+        methods: methods to order.
+        metrics: what to order them by.
+        cuts: random cuts of the classes of each replicate.
+
+    Returns:
+        One line per metric: Kendall's rank correlation, mean and standard error over replicates
+        (NaN for a single one). Empty with fewer than three methods, which have hardly an order.
+    """
+    if len(methods) < 3:
+        return pd.DataFrame()
+    generator, agreement = np.random.default_rng(0), {metric: [] for metric in metrics}
+    for _, of_seed in rows[rows["method"].isin(methods)].groupby("seed"):
+        run_ids = of_seed.set_index("method").loc[methods, "run_id"]
+        results = [per_query[run_id] for run_id in run_ids]
+        labels, num_classes = results[0]["labels"], len(results[0]["classes"])
+        halves = [generator.permutation(num_classes) < num_classes // 2 for _ in range(cuts)]
+        for metric in metrics:
+            scores = np.array([result[metric] for result in results])  # (methods, Q)
+            agreement[metric].append(
+                np.mean(
+                    [
+                        kendalltau(
+                            scores[:, half[labels]].mean(axis=1),
+                            scores[:, ~half[labels]].mean(axis=1),
+                        ).statistic
+                        for half in halves
+                    ]
+                )
+            )
+    lines = {
+        METRIC_TITLES[metric]: {
+            "Kendall's tau": np.mean(values),
+            "standard error": np.std(values, ddof=1) / np.sqrt(len(values))
+            if len(values) > 1
+            else np.nan,
+        }
+        for metric, values in agreement.items()
+    }
+    return pd.DataFrame(lines).T.rename_axis("metric").round(2)
 
 
 def circumstances(rows: pd.DataFrame) -> str:

@@ -20,9 +20,9 @@ class Fit:
     """What a training run leaves behind.
 
     Args:
-        history: one entry per measurement: step, images_seen, loss (mean since the last entry) and,
-            where validated, ``validation_<metric>``.
-        best_step: step of the best validation score; the last step without validation.
+        history: one entry per measurement: step, images_seen, loss (mean since the last entry),
+            ``validation_<metric>`` where validated, and ``test_<metric>`` where observed.
+        best_step: step of the best validation score, or the step asked for; else the last.
         best_states: state dict of each module at ``best_step``.
         seconds: wall time, validation included.
     """
@@ -47,6 +47,8 @@ def fit(
     validate: Callable[[], dict[str, float]] | None = None,
     measure_every: int = 50,
     select_by: str = "map_at_r",
+    keep_step: int | None = None,
+    observe: Callable[[], dict[str, float]] | None = None,
     description: str = "training",
 ) -> Fit:
     """Train for a number of optimiser steps and keep the state with the best validation score.
@@ -67,16 +69,22 @@ def fit(
             and keeps the last state.
         measure_every: steps between entries of the history; the last step is always measured.
         select_by: the metric of ``validate`` to maximise; ties keep the earlier step.
+        keep_step: keep the state of this step instead, one that is measured.
+        observe: returns metrics of the current state on test classes, for the history: they show
+            what a step chosen on them would have gained, and choose nothing.
         description: label of the progress bar.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite, with the step where it became so.
-        ValueError: unknown precision, no steps, or batches that end.
+        ValueError: unknown precision, no steps, a ``keep_step`` that is not measured, or batches
+            that end.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"PRECISION={precision!r} is unknown; choose float32 or bfloat16")
     if steps < 1:
         raise ValueError(f"STEPS={steps} trains nothing; use at least 1")
+    if keep_step and (keep_step > steps or (keep_step % measure_every and keep_step != steps)):
+        raise ValueError(f"keep_step={keep_step} is not one of the steps that are measured")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     device = next(modules[0].parameters()).device
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
@@ -111,6 +119,11 @@ def fit(
                 _train_mode(modules)
                 entry |= {f"validation_{name}": value for name, value in metrics.items()}
                 score = metrics[select_by]
+            if keep_step:
+                score = float(step == keep_step)
+            if observe is not None:
+                entry |= {f"test_{name}": value for name, value in observe().items()}
+                _train_mode(modules)
             result.history.append(entry)
             if score > best_score:
                 best_score, result.best_step = score, step

@@ -15,7 +15,10 @@ from tests.official_trees import make_tree
 ROOT = Path(__file__).parents[1]
 CHAPTER = "02_baseline_losses"
 EVALUATION = "01_evaluation"
-METHODS = ["contrastive", "triplet_semihard", "multi_similarity", "norm_softmax"]
+METHODS = [
+    *("contrastive", "triplet_semihard", "margin"),
+    *("multi_similarity", "proxy_anchor", "norm_softmax"),
+]
 REFERENCES = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]
 
 
@@ -78,7 +81,8 @@ def test_per_query_results_average_to_the_rows(smoke):
 
 def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
     figures = {path.name for path in (smoke / CHAPTER / "figures").glob("*.png")}
-    assert figures == {"learning_curves.png", "umap.png", "neighbours.png", "test_classes.png"}
+    expected = ("gradients", "learning_curves", "umap", "neighbours", "test_classes")
+    assert figures == {f"{name}.png" for name in expected}
     notebook = nbformat.read(smoke / CHAPTER / "chapter.ipynb", as_version=4)
     shown = [o for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
     assert sum("image/png" in output["data"] for output in shown) == len(figures)
@@ -98,6 +102,50 @@ def test_the_index_page_shows_tables_claims_and_figures(smoke):
     page = (smoke / "index.html").read_text()
     for expected in (CHAPTER, "multi_similarity", "umap.png", "B1a", "demonstration"):
         assert expected in page
+
+
+def test_every_loss_is_searched_and_trained_and_folds_are_joined(tmp_path, run_dmlkit):
+    overrides = {
+        "METHODS": "[all, contrastive_concatenated]",
+        "REFERENCES": "[frozen_trunk]",
+        "SELECTION": "last",
+        "BATCH_SIZE": 8,  # two of a class then need four of the seven classes of a fold
+        "SEARCH_TRIALS": 2,
+        "SEARCH_FOLDS": 1,
+        "STEPS": 4,
+        "MEASURE_EVERY": 2,
+        "SEEDS": "[0]",
+    }
+    options = [word for name, value in overrides.items() for word in ("-p", name, str(value))]
+    finished = run_dmlkit(
+        "run", CHAPTER, "--profile", "smoke", "--results-dir", tmp_path, "--workers", "1", *options
+    )
+    assert finished.returncode == 0, finished.stderr
+    rows = pd.read_csv(tmp_path / CHAPTER / "runs.csv").set_index("method")
+    every = {path.stem for path in (ROOT / "dmlkit" / "losses").glob("[a-z]*.py")} - {"proxies"}
+    for loss in every:
+        assert any(loss.replace("contrastive", "") in name or name == loss for name in rows.index)
+    for method, row in rows.drop("frozen_trunk").iterrows():
+        own = json.loads(row["params"])
+        search = json.loads(
+            next(
+                (tmp_path / CHAPTER / "searches").glob(
+                    f"{method.removesuffix('_concatenated')}-seed0-*.json"
+                )
+            ).read_text()
+        )
+        assert len(search["trials"]) == 2
+        tried = [(max(t["scores"].values()), t["settings"]) for t in search["trials"]]
+        chosen = max(tried, key=lambda trial: trial[0])[1]
+        assert {name: own[name] for name in chosen} == chosen
+        if method != "contrastive_concatenated":
+            assert row["selected_step"] == own["CHOSEN_STEP"]
+    table = pd.read_csv(tmp_path / CHAPTER / "tables" / "search.csv", index_col="method")
+    assert len(table) == len(rows) - 1
+    steps = pd.read_csv(tmp_path / CHAPTER / "tables" / "steps.csv", index_col="method")
+    assert (steps["optimism"].dropna() >= 0).all()
+    order = pd.read_csv(tmp_path / CHAPTER / "tables" / "stability.csv")
+    assert order["Kendall's tau"].between(-1, 1).all()
 
 
 def test_running_again_makes_nothing_anew(smoke, run_dmlkit):

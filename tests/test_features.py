@@ -111,13 +111,17 @@ def change_a_running_statistic(trunk):
     trunk.layers[1].running_mean[0] += 0.5
 
 
+def change_the_pooling(trunk):
+    trunk.pooling = "average_and_max"  # of a map of one pixel: twice the average
+
+
 def change_the_normalisation(trunk):
     trunk.mean += 0.1
 
 
 @pytest.mark.parametrize(
     "change",
-    [change_a_weight, change_a_running_statistic, change_the_normalisation],
+    [change_a_weight, change_a_running_statistic, change_the_normalisation, change_the_pooling],
     ids=lambda f: f.__name__,
 )
 def test_another_trunk_has_another_cache(change, watched, cache):

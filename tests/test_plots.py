@@ -41,6 +41,23 @@ def test_without_validation_only_the_loss_is_shown():
     assert len(plots.learning_curves(rows_with_history(validated=False), ["a", "b"]).axes) == 1
 
 
+def test_arrows_point_down_the_gradient_and_along_the_circle():
+    points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    # The first wants to go up and outwards, the second half as far to the left.
+    gradients = {"a_loss": torch.tensor([[-5.0, -2.0], [1.0, 0.0]]), "none": torch.zeros(2, 2)}
+    proxies = {"a_loss": torch.tensor([[0.6, 0.8]])}
+    figure = plots.gradient_arrows(points, torch.tensor([0, 1]), gradients, proxies)
+    first, second = figure.axes[:2]
+    arrows = next(c for c in first.collections if hasattr(c, "U"))
+    assert arrows.U.tolist() == pytest.approx([0, -0.3], abs=1e-6)
+    assert arrows.V.tolist() == pytest.approx([0.6, 0], abs=1e-6)
+    assert first.get_title() == "a loss"
+    still = next(c for c in second.collections if hasattr(c, "U"))
+    assert not still.U.any() and not still.V.any()
+    assert (len(first.collections), len(second.collections)) == (3, 2)  # with proxies, without
+    assert not figure.axes[2].get_visible()
+
+
 def black_images(labels):
     labels = torch.tensor(labels)
     names = tuple(map(str, labels.unique().tolist()))

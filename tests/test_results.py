@@ -13,6 +13,7 @@ from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.results import ChapterResults, markdown
+from dmlkit.search import Trial
 from dmlkit.training import Fit
 
 CHAPTER = "02_baseline_losses"
@@ -219,3 +220,35 @@ def test_photographs_go_where_they_are_not_committed(make):
     assert (results.folder / "pictures" / "birds.png").exists()
     ignored = (PROJECT_ROOT / ".gitignore").read_text()
     assert "/results/**/pictures/" in ignored
+
+
+def test_a_search_is_made_once_for_each_method_and_replicate_and_kept(make):
+    made = []
+
+    def search():
+        made.append(1)
+        return [Trial({"margin": 0.1, "IMAGES_PER_CLASS": 4}, {10: 0.25, 20: float("nan")})]
+
+    first = make().trials("contrastive", 0, "f", search)
+    again = make().trials("contrastive", 0, "f", search)
+    assert again[0].settings == first[0].settings
+    assert again[0].scores.keys() == {10, 20} and again[0].scores[10] == 0.25
+    assert again[0].best_step == 10
+    assert len(made) == 1
+    make().trials("contrastive", 1, "f", search)
+    make(SEARCH_TRIALS=3).trials("contrastive", 0, "f", search)
+    make(RESUME=False).trials("contrastive", 0, "f", search)
+    assert len(made) == 4
+
+
+def test_a_search_by_other_code_is_made_anew(make, monkeypatch):
+    made = []
+
+    def search():
+        made.append(1)
+        return [Trial({}, {1: 0.5})]
+
+    make().trials("contrastive", 0, "f", search)
+    monkeypatch.setattr(module, "code_fingerprint", lambda *of: "other")
+    make().trials("contrastive", 0, "f", search)
+    assert len(made) == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dmlkit.tables import circumstances, show_claims, summarise
+from dmlkit.tables import circumstances, order_stability, show_claims, summarise
 
 
 def test_a_table_shows_means_intervals_and_the_number_of_replicates():
@@ -76,3 +76,20 @@ def test_circumstances_name_every_device_that_took_part():
     assert circumstances(rows).startswith("Made on H200, cpu with 1 thread(s) in float32; torch 2")
     fixed = circumstances(rows.assign(protocol="official"))
     assert fixed.startswith("All replicates have the same test classes. Made on")
+
+
+def test_an_order_that_every_class_agrees_on_is_stable_and_noise_is_not():
+    generator = np.random.default_rng(0)
+    labels, classes = np.arange(40).repeat(5), np.arange(40).astype(str)
+    per_query, lines = {}, []
+    for seed in range(4):
+        for level, method in enumerate("abcde"):
+            noise = generator.normal(size=len(labels))
+            values = {"map_at_r": 0.1 * level + 1e-3 * noise, "recall_at_1": noise}
+            per_query[f"{method}{seed}"] = {"labels": labels, "classes": classes, **values}
+            lines.append({"method": method, "seed": seed, "run_id": f"{method}{seed}"})
+    rows = pd.DataFrame(lines)
+    table = order_stability(rows, per_query, [*"abcde"], metrics=("recall_at_1", "map_at_r"))
+    assert table.loc["MAP@R", "Kendall's tau"] == 1
+    assert abs(table.loc["R@1", "Kendall's tau"]) < 0.4
+    assert order_stability(rows, per_query, [*"ab"]).empty

@@ -173,6 +173,31 @@ def test_without_validation_the_last_state_is_kept():
     assert result.history[-1].keys() == {"step", "images_seen", "loss"}
 
 
+def test_the_state_of_a_step_that_was_asked_for_is_kept_whatever_validation_says():
+    options = {"validate": scripted_scores([0.1, 0.2, 0.9]), "measure_every": 2}
+    _, result = count_down(6, keep_step=4, **options)
+    assert result.best_step == 4
+    assert result.best_states[0]["weight"] == -4
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_a_step_that_is_not_measured_cannot_be_kept(step):
+    with pytest.raises(ValueError, match=f"keep_step={step} is not one of the steps"):
+        count_down(6, keep_step=step, measure_every=2)
+
+
+def test_what_is_observed_stands_in_the_history_and_chooses_nothing():
+    observed = iter([0.9, 0.1, 0.2])
+    _, result = count_down(
+        6,
+        validate=scripted_scores([0.1, 0.2, 0.3]),
+        observe=lambda: {"map_at_r": next(observed)},
+        measure_every=2,
+    )
+    assert result.best_step == 6
+    assert [entry["test_map_at_r"] for entry in result.history] == [0.9, 0.1, 0.2]
+
+
 def test_two_runs_with_equal_seeds_are_identical():
     (one, one_loss), (two, two_loss) = networks(), networks()
     first = train(one, one_loss, measure_every=5)

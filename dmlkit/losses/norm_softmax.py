@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmlkit.distances import cosine_similarity
+from dmlkit.losses.proxies import check_proxy_inputs
 from dmlkit.miners import Pairs
 
 
@@ -18,10 +19,15 @@ class NormSoftmaxLoss(nn.Module):
         num_classes: number of training classes, C.
         embedding_dim: embedding size, D.
         temperature: sigma in the paper.
+
+    Raises:
+        ValueError: if ``temperature`` is not above 0.
     """
 
     def __init__(self, num_classes: int, embedding_dim: int, *, temperature: float = 0.05) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"{temperature=} must be above 0")
         self.temperature = temperature
         bound = embedding_dim**-0.5
         self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim).uniform_(-bound, bound))
@@ -30,19 +36,9 @@ class NormSoftmaxLoss(nn.Module):
         """Return the scalar loss of unit ``embeddings`` (B, D) with ``labels`` (B,) in [0, C).
 
         Raises:
-            ValueError: if ``pairs`` are given, or if a label on the CPU is outside [0, C).
+            ValueError: if ``pairs`` are given, if there is not one label per embedding, or if a
+                label on the CPU is outside [0, C).
         """
-        if pairs is not None:
-            raise ValueError("NormSoftmaxLoss compares with proxies, not pairs; leave pairs out")
-        self._check_range(labels)
+        check_proxy_inputs(self, embeddings, labels, pairs, num_classes=len(self.proxies))
         cosine = cosine_similarity(embeddings, F.normalize(self.proxies))  # (B, C)
         return F.cross_entropy(cosine / self.temperature, labels)
-
-    def _check_range(self, labels: Tensor) -> None:
-        # Reading the extremes on a GPU would stall every step; there the cross-entropy kernel
-        # stops on such a label itself (except -100, which it would skip without a word).
-        if labels.is_cpu and (labels.min() < 0 or labels.max() >= len(self.proxies)):
-            raise ValueError(
-                f"labels span {labels.min()}..{labels.max()} but the loss has num_classes="
-                f"{len(self.proxies)}; relabel the training classes from 0 or raise num_classes"
-            )

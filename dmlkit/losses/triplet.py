@@ -47,26 +47,23 @@ class TripletLoss(nn.Module):
         positives, negatives = pairs_or_all(labels, pairs)
         distance = euclidean_distance(embeddings)  # (B, B)
         if self.triplets == "batch_hard":
-            gap = self._gap_of_hardest(distance, positives, negatives)  # (B,)
+            hinge = self._hinge_of_hardest(distance, positives, negatives)  # (B,)
         else:
-            gap = self._gap_of_each(distance, positives, negatives)  # (P, B)
-        hinge = F.relu(gap + self.margin)
-        return hinge.sum() / (hinge > 0).sum().clamp(min=1)
+            hinge = self._hinge_of_each(distance, positives, negatives)  # (P, B)
+        return hinge.sum() / torch.count_nonzero(hinge).clamp(min=1)
 
-    def _gap_of_each(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return d_ap - d_an for each positive pair and item: (P, B), -inf where unwanted."""
+    def _hinge_of_each(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return [d_ap - d_an + m]_+ for each positive pair and item: (P, B), 0 where unwanted."""
         # Listing the positive pairs makes a GPU wait once per step, but spares B^3 memory.
         anchor, positive = positives.nonzero(as_tuple=True)  # (P,), (P,)
         gap = distance[anchor, positive][:, None] - distance[anchor]  # (P, B)
-        wanted = negatives[anchor]  # (P, B)
+        wanted = negatives[anchor] & (gap > -self.margin)  # (P, B)
         if self.triplets == "semihard":
-            # Asked this way round, NaN stays in, and the loss shows it.
-            wanted = wanted & ~(gap >= 0) & ~(gap < -self.margin)
-        return gap.masked_fill(~wanted, -torch.inf)
+            wanted &= gap < 0
+        return (gap + self.margin) * wanted  # a product, so that NaN stays and the loss shows it
 
-    @staticmethod
-    def _gap_of_hardest(distance: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return max_p d_ap - min_n d_an for each anchor: (B,), -inf where one is missing."""
+    def _hinge_of_hardest(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return [max_p d_ap - min_n d_an + m]_+ for each anchor: (B,), 0 where one is missing."""
         farthest_positive = distance.masked_fill(~positives, -torch.inf).amax(dim=1)  # (B,)
         nearest_negative = distance.masked_fill(~negatives, torch.inf).amin(dim=1)  # (B,)
-        return farthest_positive - nearest_negative
+        return F.relu(farthest_positive - nearest_negative + self.margin)

@@ -143,6 +143,12 @@ def test_a_label_outside_the_classes_is_named(bad):
         build()(unit_rows(), labels)
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_not_above_0_is_refused(bad):
+    with pytest.raises(ValueError, match=f"temperature={bad} must be above 0"):
+        NormSoftmaxLoss(4, 5, temperature=bad)
+
+
 def test_autocast_does_not_coarsen_the_loss():
     loss_fn, embeddings = build().float(), unit_rows().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -166,3 +166,30 @@ def test_identical_embeddings_cost_the_margin_with_a_finite_gradient(triplets, e
 def test_an_unknown_kind_of_triplets_is_refused():
     with pytest.raises(ValueError, match="triplets='hard' is not one of all, semihard"):
         TripletLoss(triplets="hard")
+
+
+def test_a_negative_exactly_as_near_as_the_positive_is_not_semi_hard():
+    points = [[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]]
+    loss = TripletLoss(margin=0.3)(torch.tensor(points), torch.tensor([0, 0, 1]))
+    # From the first, both are at sqrt 0.4; from the second, at sqrt 0.4 and beyond the margin.
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("triplets", KINDS)
+def test_half_precision_under_autocast_is_finite(triplets, dtype):
+    raw = raw_rows().detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        loss = TripletLoss(triplets=triplets)(F.normalize(raw), LABELS)
+    loss.backward()
+
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    assert raw.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("row", [0, 7], ids=["in a class", "alone in its class"])
+@pytest.mark.parametrize("triplets", KINDS)
+def test_a_nan_embedding_makes_the_loss_nan(triplets, row):
+    embeddings = F.normalize(raw_rows()).detach()
+    embeddings[row] = torch.nan
+    assert TripletLoss(triplets=triplets)(embeddings, LABELS).isnan()

@@ -1,0 +1,136 @@
+"""The same search for every method: random trials, judged on held-out training classes.
+
+No test class is seen. Each trial trains once per fold, and its score at a step is the mean over
+folds of a metric on the classes held out (as Musgrave et al., 2020, do, who search by Bayesian
+optimisation). The setting and the number of steps are chosen together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb, nan
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import ParameterSampler
+
+from dmlkit.datasets import ImageSet
+from dmlkit.datasets.splitting import FOLDS
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and how it did on held-out classes.
+
+    Args:
+        settings: value of each parameter searched.
+        scores: step to mean score over folds, NaN from where training diverged.
+    """
+
+    settings: Settings
+    scores: dict[int, float]
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best score, the earliest of equals."""
+        return max(self.scores, key=lambda step: (np.nan_to_num(self.scores[step], nan=-1), -step))
+
+    @property
+    def score(self) -> float:
+        """The best score; -1 where every step diverged."""
+        return float(np.nan_to_num(self.scores[self.best_step], nan=-1))
+
+
+def draw_settings(
+    defaults: Settings, space: Mapping[str, Any], count: int, *, seed: int
+) -> list[Settings]:
+    """Return ``count`` settings to try: the defaults, then random ones.
+
+    Args:
+        defaults: value of each parameter.
+        space: for each parameter searched, a list of values or a distribution of SciPy's.
+        count: number of trials, the defaults included.
+        seed: random settings of one seed are the first of a longer list of the same seed.
+    """
+    drawn = ParameterSampler(space, max(count - 1, 0), random_state=seed)
+    return [defaults, *(defaults | _plain(settings) for settings in drawn)][:count]
+
+
+def class_folds(images: ImageSet, count: int, *, seed: int) -> list[tuple[ImageSet, ImageSet]]:
+    """Return ``count`` of four folds, as training and held-out images of other classes.
+
+    Each holds out another quarter of the classes, drawn by ``seed``, as many as the Reality Check's
+    folds hold out.
+
+    Raises:
+        ValueError: a count outside 1..4, or fewer than eight classes.
+    """
+    if not 1 <= count <= FOLDS:
+        raise ValueError(f"SEARCH_FOLDS={count} should be 1 to {FOLDS}")
+    if images.num_classes < 2 * FOLDS:
+        raise ValueError(
+            f"{images.num_classes} training classes are too few to hold out a quarter of them; "
+            f"use {2 * FOLDS} or more, or SEARCH_TRIALS=0"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    quarters = torch.randperm(images.num_classes, generator=generator).chunk(FOLDS)
+    every = torch.arange(images.num_classes)
+    return [
+        (images.keep_classes(every[~torch.isin(every, held_out)]), images.keep_classes(held_out))
+        for held_out in quarters[:count]
+    ]
+
+
+def run_trial(
+    settings: Settings,
+    folds: Sequence[tuple[ImageSet, ImageSet]],
+    train: Callable[[Settings, ImageSet, ImageSet], dict[int, float]],
+) -> Trial:
+    """Train with ``settings`` on each fold and return the mean scores.
+
+    Args:
+        settings: see ``draw_settings``.
+        folds: training and held-out images.
+        train: returns step to score of one fold; a FloatingPointError says that it diverged.
+    """
+    found = []
+    for training, held_out in folds:
+        try:
+            found.append(train(settings, training, held_out))
+        except FloatingPointError:
+            return Trial(settings, {0: nan})
+    steps = set.intersection(*(set(scores) for scores in found))
+    return Trial(settings, {s: float(np.mean([f[s] for f in found])) for s in sorted(steps)})
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the best score, the first of equals.
+
+    Raises:
+        ValueError: no trials, or all of them diverged.
+    """
+    if not trials or max(trial.score for trial in trials) < 0:
+        raise ValueError("every trial diverged; lower the learning rates of the search")
+    return max(trials, key=lambda trial: trial.score)
+
+
+def expected_best(scores: Sequence[float]) -> np.ndarray:
+    """Return the expected best of 1, 2 ... n of the n ``scores``, drawn without replacement.
+
+    Says how a result depends on the number of trials (Dodge et al., 2019, "Show your work").
+    """
+    ordered = np.sort(np.asarray(scores, dtype=float))
+    n = len(ordered)
+    # The i-th smallest is the best of k if the other k - 1 come from the i - 1 below it.
+    chance = [[comb(i, k - 1) / comb(n, k) for i in range(n)] for k in range(1, n + 1)]
+    return np.array(chance) @ ordered
+
+
+def _plain(settings: Mapping[str, Any]) -> Settings:
+    """Return settings as Python numbers of four digits, which a row can hold and a person read."""
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in settings.items()
+    }
