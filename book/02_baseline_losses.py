@@ -211,38 +211,9 @@ results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_M
 # class in the batch and $\mathcal{P}_i$ those of image $i$; $\mathcal{N}$ and $\mathcal{N}_i$ are the pairs of different
 # classes. $[\cdot]_+$ cuts off below zero.
 #
-# **Pairs.** *Contrastive* (Hadsell, Chopra and LeCun, 2006) pulls each positive pair together, and pushes each negative pair
-# apart until it is at distance $m$: $\operatorname{mean}_{\mathcal{P}} d_{ij} + \operatorname{mean}_{\mathcal{N}} [m - d_{ij}]_+$,
-# the means over terms that are not zero. *Binomial deviance* (Yi et al., 2014) does so softly,
-# $\log(1 + e^{-\alpha (s_p - m)})$ and $\log(1 + e^{\beta (s_n - m)})$. *Multi-Similarity* (Wang et al., 2019) weighs each pair beside the
-# others of its anchor, after a miner has kept the positives with $s_{ij} - \epsilon < \max_{\mathcal{N}_i} s_{ik}$ and the negatives with
-# $s_{ij} + \epsilon > \min_{\mathcal{P}_i} s_{ik}$:
-#
-# $$\ell = \frac{1}{B} \sum_i \frac{1}{\alpha} \log \Big(1 + \sum_{j \in \mathcal{P}_i}
-# e^{-\alpha (s_{ij} - \lambda)} \Big) + \frac{1}{\beta} \log \Big(1 + \sum_{j \in \mathcal{N}_i}
-# e^{\beta (s_{ij} - \lambda)} \Big) \,.$$
-#
-# *Weight* is its ancestor in Deep_Metric, and *HardMining* plain similarities after the same miner. *FastAP* (Cakir et al., 2019) makes
-# the average precision itself differentiable, by histograms.
-#
-# **Triplets.** Only the order matters: for an anchor $a$, the positive $p$ should be closer than the negative $n$ by a margin,
-# $[d_{ap} - d_{an} + m]_+$. *Semi-hard* (Schroff et al., 2015) are the triplets with $d_{ap} < d_{an} \le d_{ap} + m$; *batch-hard* (Hermans et
-# al., 2017) takes the farthest positive with the nearest negative. *Lifted structure* (Song et al., 2016) compares each positive pair with
-# all negatives of both. *NCA* (Goldberger et al., 2004) and *NT-Xent* are soft nearest-neighbour classifiers among the batch. *Margin* (Wu
-# et al., 2017) learns the distance $\beta$ that separates positives from negatives, and draws negatives at all distances
-# about equally often: $[d_{ap} - \beta + m]_+ + [\beta - d_{an} + m]_+$.
-#
-# **Proxies.** Each class $c$ owns a learned vector $p_c$ of unit length. *NormSoftmax* (Zhai and Wu, 2019) classifies an image by its similarity to
-# them at temperature $\sigma$:
-#
-# $$\ell = -\frac{1}{B} \sum_i \log \frac{e^{x_i^\top p_{y_i} / \sigma}}{\sum_c e^{x_i^\top p_c / \sigma}} \,.$$
-#
-# *CosFace* and *ArcFace* want the right class to win by a margin of similarity or of angle; *SoftTriple* gives a class several vectors; *ProxyNCA* uses squared
-# distances; *Proxy-Anchor* lets each proxy, as an anchor, weigh all images of the batch. Papers, equations and defaults stand in
-# [`dmlkit/losses/`](../dmlkit/losses).
-#
-# Below, each loss with the settings it starts from and, after them, what a search tries. The ranges hold the best settings that Musgrave et al. found
-# on three data sets, rounded outwards, and the defaults.
+# In the cells below each loss stands with the settings it starts from and, after them, what a search tries. The ranges hold the defaults
+# and nearly all of the best settings that Musgrave et al. found on three data sets. Papers, equations and defaults
+# stand in [`dmlkit/losses/`](../dmlkit/losses).
 
 
 # %%
@@ -265,80 +236,102 @@ def of_pairs(loss, **fixed):
     return lambda num_classes, dim, **settings: loss(**fixed, **settings)
 
 
-scales = {"positive_scale": loguniform(1, 20), "negative_scale": loguniform(10, 100)}
-similarity = scales | {"base": between(0.3, 0.9)}
-margins = {"margin": between(0.05, 0.4)}
-boundary = {"initial_boundary": between(0.7, 1.4), "margin": between(0.05, 0.3)}
-ms = {"positive_scale": 2.0, "negative_scale": 50.0, "base": 0.5}
+# %% [markdown]
+# **Pairs.** *Contrastive* (Hadsell, Chopra and LeCun, 2006) pulls each positive pair together, and pushes each negative pair
+# apart until it is at distance $m$: $\operatorname{mean}_{\mathcal{P}} d_{ij} + \operatorname{mean}_{\mathcal{N}} [m - d_{ij}]_+$,
+# the means over terms that are not zero. *Binomial deviance* (Yi et al., 2014) does so softly,
+# $\log(1 + e^{-\alpha (s_p - m)})$ and $\log(1 + e^{\beta (s_n - m)})$. *Multi-Similarity* (Wang et al., 2019) weighs each pair beside the
+# others of its anchor, after a miner has kept the positives with $s_{ij} - \epsilon < \max_{\mathcal{N}_i} s_{ik}$ and the negatives with
+# $s_{ij} + \epsilon > \min_{\mathcal{P}_i} s_{ik}$:
+#
+# $$\ell = \frac{1}{B} \sum_i \frac{1}{\alpha} \log \Big(1 + \sum_{j \in \mathcal{P}_i}
+# e^{-\alpha (s_{ij} - \lambda)} \Big) + \frac{1}{\beta} \log \Big(1 + \sum_{j \in \mathcal{N}_i}
+# e^{\beta (s_{ij} - \lambda)} \Big) \,.$$
+#
+# *Weight* is its ancestor in Deep_Metric, and *HardMining* plain similarities after the same miner. *FastAP* (Cakir et al., 2019) makes
+# the average precision itself differentiable, by histograms.
+
+# %%
 half = {"positive_scale": 2.0, "negative_scale": 40.0}
-face = {"margin": between(0.1, 0.6), "scale": loguniform(16, 200)}
-nca = {"softmax_scale": loguniform(1, 50)}
+full = {"positive_scale": 2.0, "negative_scale": 50.0, "base": 0.5}
+scales = {"positive_scale": loguniform(1, 20), "negative_scale": loguniform(10, 160)}
+similarity = scales | {"base": between(0.3, 0.9)}
 losses = {
     "contrastive": Method(
         of_pairs(ContrastiveLoss),
         {"positive_margin": 0.0, "negative_margin": 1.0},
-        {"positive_margin": between(0.0, 0.3), "negative_margin": between(0.4, 1.2)},
+        {"positive_margin": between(0.0, 0.3), "negative_margin": between(0.3, 1.2)},
     ),
     "contrastive_similarity": Method(
         of_pairs(SimilarityContrastiveLoss), {"margin": 0.5}, {"margin": between(0.2, 0.8)}
     ),
-    "triplet_all": Method(of_pairs(TripletLoss, triplets="all"), {"margin": 0.2}, margins),
-    "triplet_semihard": Method(
-        of_pairs(TripletLoss, triplets="semihard"), {"margin": 0.2}, margins
-    ),
-    "triplet_batch_hard": Method(
-        of_pairs(TripletLoss, triplets="batch_hard"), {"margin": 0.2}, margins
-    ),
-    "lifted_structure": Method(
-        of_pairs(LiftedStructureLoss),
-        {"negative_margin": 1.0},
-        {"negative_margin": between(0.5, 1.5)},
-    ),
-    "lifted_structure_generalized": Method(
-        of_pairs(GeneralizedLiftedStructureLoss),
-        {"negative_margin": 1.0},
-        {"negative_margin": between(0.5, 1.5)},
-    ),
-    "lifted_structure_modified": Method(of_pairs(ModifiedLiftedStructureLoss), half, scales),
     "binomial_deviance": Method(
         of_pairs(BinomialDevianceLoss),
         half | {"margin": 0.5},
         scales | {"margin": between(0.3, 0.9)},
     ),
+    "weight": Method(of_pairs(WeightLoss), half | {"base": 0.5}, similarity),
+    "hard_mining": Method(
+        of_pairs(HardMiningLoss), {"margin": 0.1}, {"margin": between(0.05, 0.7)}
+    ),
+    "multi_similarity": Method(
+        of_pairs(MultiSimilarityLoss),
+        full,
+        similarity | {"epsilon": between(0.05, 0.75)},
+        multi_similarity_miner,
+    ),
+    "multi_similarity_all_pairs": Method(of_pairs(MultiSimilarityLoss), full, similarity),
+    "fast_ap": Method(of_pairs(FastAPLoss), {"num_bins": 10}, {"num_bins": [5, 10, 20, 40, 80]}),
+}
+
+# %% [markdown]
+# **Triplets.** Only the order matters: for an anchor $a$, the positive $p$ should be closer than the negative $n$ by a margin,
+# $[d_{ap} - d_{an} + m]_+$. *Semi-hard* (Schroff et al., 2015) are the triplets with $d_{ap} < d_{an} \le d_{ap} + m$; *batch-hard* (Hermans et
+# al., 2017) takes the farthest positive with the nearest negative. *Lifted structure* (Song et al., 2016) compares each positive pair with
+# all negatives of both. *NCA* (Goldberger et al., 2004) and *NT-Xent* are soft nearest-neighbour classifiers among the batch. *Margin* (Wu
+# et al., 2017) learns the distance $\beta$ that separates positives from negatives, and draws negatives at all distances
+# about equally often: $[d_{ap} - \beta + m]_+ + [\beta - d_{an} + m]_+$.
+
+# %%
+margins = {"margin": between(0.03, 0.4)}
+lifted = {"negative_margin": between(0.5, 1.5)}
+nca = {"softmax_scale": loguniform(1, 50)}
+boundary = {"initial_boundary": between(0.7, 1.4), "margin": between(0.05, 0.3)}
+losses |= {
+    f"triplet_{kept}": Method(of_pairs(TripletLoss, triplets=kept), {"margin": 0.2}, margins)
+    for kept in ("all", "semihard", "batch_hard")
+} | {
+    "lifted_structure": Method(of_pairs(LiftedStructureLoss), {"negative_margin": 1.0}, lifted),
+    "lifted_structure_generalized": Method(
+        of_pairs(GeneralizedLiftedStructureLoss), {"negative_margin": 1.0}, lifted
+    ),
+    "lifted_structure_modified": Method(of_pairs(ModifiedLiftedStructureLoss), half, scales),
     "nca": Method(of_pairs(NCALoss), {"softmax_scale": 10.0}, nca),
     "nca_neighbours": Method(of_pairs(NCALoss, num_neighbours=32), {"softmax_scale": 16.0}, nca),
+    "nt_xent": Method(
+        of_pairs(NTXentLoss), {"temperature": 0.07}, {"temperature": loguniform(0.005, 0.2)}
+    ),
     "margin": Method(of_pairs(MarginLoss), {"initial_boundary": 1.2, "margin": 0.2}, boundary),
     "margin_per_class": Method(
         lambda num_classes, dim, **settings: MarginLoss(num_classes=num_classes, **settings),
         {"initial_boundary": 1.2, "margin": 0.2},
         boundary,
     ),
-    "weight": Method(of_pairs(WeightLoss), half | {"base": 0.5}, similarity),
-    "hard_mining": Method(
-        of_pairs(HardMiningLoss), {"margin": 0.1}, {"margin": between(0.05, 0.4)}
-    ),
-    "multi_similarity": Method(
-        of_pairs(MultiSimilarityLoss),
-        ms,
-        similarity | {"epsilon": between(0.05, 0.7)},
-        multi_similarity_miner,
-    ),
-    "multi_similarity_all_pairs": Method(of_pairs(MultiSimilarityLoss), ms, similarity),
-    "nt_xent": Method(
-        of_pairs(NTXentLoss), {"temperature": 0.07}, {"temperature": loguniform(0.005, 0.2)}
-    ),
-    "fast_ap": Method(of_pairs(FastAPLoss), {"num_bins": 10}, {"num_bins": [5, 10, 20, 40, 80]}),
-    "proxy_nca": Method(ProxyNCALoss, {"softmax_scale": 1.0}, {"softmax_scale": loguniform(1, 30)}),
-    "proxy_nca_plus_plus": Method(
-        partial(ProxyNCALoss, positive_in_denominator=True),
-        {"softmax_scale": 9.0},
-        {"softmax_scale": loguniform(1, 30)},
-    ),
-    "proxy_anchor": Method(
-        ProxyAnchorLoss,
-        {"margin": 0.1, "scale": 32.0},
-        {"margin": between(0.0, 0.3), "scale": loguniform(8, 64)},
-    ),
+}
+
+# %% [markdown]
+# **Proxies.** Each class $c$ owns a learned vector $p_c$ of unit length. *NormSoftmax* (Zhai and Wu, 2019) classifies an image by its similarity to
+# them at temperature $\sigma$:
+#
+# $$\ell = -\frac{1}{B} \sum_i \log \frac{e^{x_i^\top p_{y_i} / \sigma}}{\sum_c e^{x_i^\top p_c / \sigma}} \,.$$
+#
+# *CosFace* and *ArcFace* want the right class to win by a margin of similarity or of angle; *SoftTriple* gives a class several vectors; *ProxyNCA* uses squared
+# distances; *Proxy-Anchor* lets each proxy, as an anchor, weigh all images of the batch.
+
+# %%
+face = {"margin": between(0.1, 0.7), "scale": loguniform(16, 256)}
+proxy_scale = {"softmax_scale": loguniform(1, 30)}
+losses |= {
     "norm_softmax": Method(
         NormSoftmaxLoss, {"temperature": 0.05}, {"temperature": loguniform(0.02, 0.2)}
     ),
@@ -352,6 +345,15 @@ losses = {
             "softness": loguniform(0.02, 0.5),
             "margin": between(0, 0.5),
         },
+    ),
+    "proxy_nca": Method(ProxyNCALoss, {"softmax_scale": 1.0}, proxy_scale),
+    "proxy_nca_plus_plus": Method(
+        partial(ProxyNCALoss, positive_in_denominator=True), {"softmax_scale": 9.0}, proxy_scale
+    ),
+    "proxy_anchor": Method(
+        ProxyAnchorLoss,
+        {"margin": 0.1, "scale": 32.0},
+        {"margin": between(0.0, 0.3), "scale": loguniform(8, 64)},
     ),
 }
 methods = [name for listed in METHODS for name in (losses if listed == "all" else [listed])]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmlkit.distances import cosine_similarity, euclidean_distance
+from dmlkit.losses.masked_sums import log_sum_exp
 from dmlkit.miners import Pairs, pairs_or_all
 
 
@@ -43,7 +44,7 @@ class LiftedStructureLoss(nn.Module):
         positives, negatives = pairs_or_all(labels, pairs)
         distance = euclidean_distance(embeddings)  # (B, B)
         # The sum over the negatives of an item is the same in each of its pairs.
-        push = _log_sum_exp(self.negative_margin - distance, negatives)  # (B,)
+        push = log_sum_exp(self.negative_margin - distance, negatives)  # (B,)
 
         # Listing the positive pairs makes a GPU wait once per step, but spares B^2 log-sums.
         i, j = positives.nonzero(as_tuple=True)  # (P,), (P,)
@@ -81,8 +82,8 @@ class GeneralizedLiftedStructureLoss(nn.Module):
         positives, negatives = pairs_or_all(labels, pairs)
         distance = euclidean_distance(embeddings)  # (B, B)
 
-        pull = _log_sum_exp(distance - self.positive_margin, positives)  # (B,)
-        push = _log_sum_exp(self.negative_margin - distance, negatives)  # (B,)
+        pull = log_sum_exp(distance - self.positive_margin, positives)  # (B,)
+        push = log_sum_exp(self.negative_margin - distance, negatives)  # (B,)
         return F.relu(pull + push).mean()
 
 
@@ -120,17 +121,8 @@ class ModifiedLiftedStructureLoss(nn.Module):
         positives, negatives = pairs_or_all(labels, pairs)
         similarity = cosine_similarity(embeddings)  # (B, B)
 
-        pull = _log_sum_exp(-self.positive_scale * similarity, positives)  # (B,)
-        push = _log_sum_exp(self.negative_scale * similarity, negatives)  # (B,)
+        pull = log_sum_exp(-self.positive_scale * similarity, positives)  # (B,)
+        push = log_sum_exp(self.negative_scale * similarity, negatives)  # (B,)
         loss = 2 / self.positive_scale * pull + 2 / self.negative_scale * push  # (B,)
         has_both = positives.any(dim=1) & negatives.any(dim=1)  # (B,)
         return torch.where(has_both, loss, 0.0).mean()
-
-
-def _log_sum_exp(logits: Tensor, keep: Tensor) -> Tensor:
-    """Return log(sum of exp over the kept entries): (B, B) -> (B,), hugely negative if none."""
-    is_empty = ~keep.any(dim=1)  # (B,)
-    # An empty row keeps all its entries at first: of -inf alone, the gradient would be NaN.
-    keep = keep | is_empty[:, None]
-    total = logits.masked_fill(~keep, -torch.inf).logsumexp(dim=1)  # (B,)
-    return total.masked_fill(is_empty, torch.finfo(logits.dtype).min)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmlkit.distances import euclidean_distance
+from dmlkit.losses.proxies import check_classes
 from dmlkit.miners import Pairs, distance_weighted_triplets
 
 
@@ -72,7 +73,13 @@ class MarginLoss(nn.Module):
 
         ``pairs`` says which (a, p) and which (a, n) may form triplets. Without a valid triplet
         the loss is a zero that still has a graph.
+
+        Raises:
+            ValueError: with a boundary per class, if a label on the CPU is outside [0, C).
         """
+        is_per_class = len(self.boundary) > 1
+        if is_per_class:
+            check_classes(embeddings, labels, len(self.boundary))
         anchor, positive, negative = distance_weighted_triplets(
             embeddings,
             labels,
@@ -82,7 +89,7 @@ class MarginLoss(nn.Module):
             generator=self.generator,
         )  # (T,) each
         distance = euclidean_distance(embeddings)  # (B, B)
-        which = labels if len(self.boundary) > 1 else torch.zeros_like(labels)  # (B,)
+        which = labels if is_per_class else torch.zeros_like(labels)  # (B,)
         of_anchor = self.boundary[which[anchor]]  # (T,)
         pull = F.relu(distance[anchor, positive] - of_anchor + self.margin)  # (T,)
         push = F.relu(of_anchor - distance[anchor, negative] + self.margin)  # (T,)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmlkit.distances import cosine_similarity
+from dmlkit.losses.masked_sums import log_sum_exp
 from dmlkit.miners import Pairs, pairs_or_all
 
 
@@ -55,7 +56,7 @@ class NCALoss(nn.Module):
             positives, negatives = self._keep_near(logits.detach(), positives, negatives)
 
         # -log(p / (p + n)) = log(1 + n / p), which does not underflow.
-        odds = self._log_sum_exp(logits, negatives) - self._log_sum_exp(logits, positives)  # (B,)
+        odds = log_sum_exp(logits, negatives) - log_sum_exp(logits, positives)  # (B,)
         has_positive = positives.any(dim=1)  # (B,)
         loss = torch.where(has_positive, F.softplus(odds), 0.0)
         return loss.sum() / has_positive.sum().clamp(min=1)
@@ -71,12 +72,3 @@ class NCALoss(nn.Module):
             positives & ~(logits < torch.minimum(kth_nearest, nearest_positive)),
             negatives & ~(logits < kth_nearest),
         )
-
-    @staticmethod
-    def _log_sum_exp(logits: Tensor, keep: Tensor) -> Tensor:
-        """Return log(sum of exp over the kept entries): (B, B) -> (B,), hugely negative if none."""
-        is_empty = ~keep.any(dim=1)  # (B,)
-        # An empty row keeps all its entries at first: of -inf alone, the gradient would be NaN.
-        keep = keep | is_empty[:, None]
-        total = logits.masked_fill(~keep, -torch.inf).logsumexp(dim=1)  # (B,)
-        return total.masked_fill(is_empty, torch.finfo(logits.dtype).min)

@@ -1,4 +1,4 @@
-"""What all proxy losses refuse: those that compare embeddings with learned vectors of classes."""
+"""What losses with parameters of each class refuse, such as proxies."""
 
 from torch import Tensor, nn
 
@@ -21,9 +21,14 @@ def check_proxy_inputs(
         ValueError: if ``pairs`` are given, if ``labels`` are not (B,), or if a label on the CPU
             has no proxy.
     """
-    name = type(loss).__name__
     if pairs is not None:
+        name = type(loss).__name__
         raise ValueError(f"{name} compares with proxies, not pairs; leave pairs out")
+    check_classes(embeddings, labels, num_classes)
+
+
+def check_classes(embeddings: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless there is a label for each embedding, on the CPU in [0, C)."""
     # Fewer labels than rows would pass some losses, which would then skip the other rows.
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(

@@ -254,3 +254,11 @@ def test_a_nan_embedding_makes_the_loss_nan(row):
 def test_a_range_without_distances_is_refused(nearest, farthest):
     with pytest.raises(ValueError, match="choose 0 < nearest < farthest"):
         MarginLoss(nearest=nearest, farthest=farthest)
+
+
+def test_a_label_without_a_boundary_is_refused():
+    rows = F.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    for bad in (-1, 2):
+        with pytest.raises(ValueError, match="the loss has num_classes=2"):
+            MarginLoss(num_classes=2)(rows, torch.tensor([0, 0, 1, bad]))
+    MarginLoss()(rows, torch.tensor([0, 0, 7, -9]))  # one boundary for all asks for no classes
