@@ -122,9 +122,10 @@ class Ranker:
         own = own.masked_fill(place >= end[:, None], -torch.inf)  # (B, R); the query's own is too
         best = own.amax(dim=1, keepdim=True)
         error = self.tolerance[rows]
-        least = (scores > best + error).sum(dim=1)  # items that rank before it
-        most = (scores >= best - error).sum(dim=1)
-        most -= (own >= best - error).sum(dim=1)
+        # Counted, not summed: the sum of a mask makes a copy of eight bytes for each entry.
+        least = (scores > best + error).count_nonzero(dim=1)  # items that rank before it
+        most = (scores >= best - error).count_nonzero(dim=1)
+        most -= (own >= best - error).count_nonzero(dim=1)
         is_settled = torch.stack([(most < k) | (least >= k) for k in ks]).all(dim=0)
         return least + 1, is_settled
 

@@ -160,27 +160,34 @@ def _rank_nearest(
     listed = int(relevant.max().clamp_min(num_neighbours))
     size = memory // (4 * ranker.num_gallery + BYTES_PER_LISTED * listed)
     size = min(max(1, size), ROWS, len(queries))
-    buffer = torch.empty(size, ranker.num_gallery, dtype=torch.float32, device=queries.device)
-    chunks, neighbours, unsettled = [], [], []
-    for places in torch.arange(len(queries), device=queries.device).split(size):
-        rows, wanted = queries[places], relevant[places]
+    # Whatever outlives a chunk has its place before the first one: small results left among large
+    # freed pieces keep the memory from being used again, up to several times the bound.
+    device = queries.device
+    buffer = torch.empty(size, ranker.num_gallery, dtype=torch.float32, device=device)
+    names = [*(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
+    per_query = {name: torch.empty(len(queries), device=device) for name in names}
+    neighbours = torch.empty(len(queries), num_neighbours, dtype=torch.int64, device=device)
+    is_settled = torch.empty(len(queries), dtype=torch.bool, device=device)
+    for start in range(0, len(queries), size):
+        span = slice(start, start + size)
+        rows, wanted = queries[span], relevant[span]
         scores = ranker.scores(rows, out=buffer[: len(rows)])
         found = ranker.best(scores, rows, wanted.clamp_min(num_neighbours))
-        rank = torch.arange(1, found.is_match.shape[1] + 1, device=rows.device)
+        rank = torch.arange(1, found.is_match.shape[1] + 1, device=device)
         is_hit = found.is_match & (rank <= found.certain[:, None])
         first = torch.where(is_hit.any(dim=1), is_hit.int().argmax(dim=1) + 1, 0)
-        is_settled = found.certain >= 0
+        is_sure = found.certain >= 0
         # A first match behind those listed is looked for by itself.
-        late = (is_settled & (first == 0) & (found.certain < max(ks))).nonzero().squeeze(1)
-        for some in late.split(max(1, size // 8)) if len(late) else ():
-            first[some], is_settled[some] = ranker.first_match(scores[some], rows[some], ks)
+        late = (is_sure & (first == 0) & (found.certain < max(ks))).nonzero().squeeze(1)
+        for some in late.split(max(1, size // 32)) if len(late) else ():
+            first[some], is_sure[some] = ranker.first_match(scores[some], rows[some], ks)
         first = torch.where(first == 0, ranker.num_items + 1, first)
-        chunks.append(_metrics(is_hit, is_hit.cumsum(dim=1), rank, first, wanted, ks))
-        neighbours.append(found.items[:, :num_neighbours].clone())  # a view would keep them all
-        unsettled.append(places[~is_settled])
-    per_query = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    del per_query["average_precision"]  # over the best items alone it is another metric
-    neighbours, unsettled = torch.cat(neighbours), torch.cat(unsettled)
+        metrics = _metrics(is_hit, is_hit.cumsum(dim=1), rank, first, wanted, ks)
+        for name, values in per_query.items():
+            values[span] = metrics[name]
+        neighbours[span] = found.items[:, :num_neighbours]
+        is_settled[span] = is_sure
+    unsettled = (~is_settled).nonzero().squeeze(1)
     if len(unsettled):
         exact = _rank_all(
             ranker, queries[unsettled], relevant[unsettled], ks, num_neighbours, memory
