@@ -851,21 +851,17 @@ show_claims(results.save_claims(claims))
 # ## What this shows, and what not
 #
 # On the drawn birds every loss learns much that carries over to new species. On photographs with a frozen trunk
-# (`features`) the committed runs are sobering: a linear head trained with any of the four losses does not beat
-# within-class whitening, a linear map of the same features fitted in one step, and semi-hard triplets fall below
-# the features they start from. The head has over half a million weights and 80 training classes, and validation
-# stands still or falls while the loss goes on falling; so over-fitting is the likeliest reason, and a shrunken map
-# fitted in closed form has less room for it. Whether a tuned loss, with its own rate and regularisation, does better
-# is the question of the equal search that is still to come. Where the whole network may change (`birds`), all
-# but semi-hard triplets end above whitening, though five class splits do not resolve it after correction;
-# contrastive and Multi-Similarity were still improving on the validation classes when the budget of a CPU ended.
+# (`features`) a linear head has over half a million weights and 80 or 100 training classes, and held-out classes
+# stand still or fall while the loss goes on falling: the head learns the training classes by heart. Within-class whitening, a linear
+# map of the same features fitted in one step, has less room for that; look how few losses reach it, and whether the search
+# changes the order. Where the whole network may change (`birds`), all but semi-hard triplets end
+# above whitening, though five class splits do not resolve it after correction.
 #
-# Verdicts on drawn data demonstrate the method of comparison; they say nothing about photographs. All losses
-# share one learning rate: in `features` the best of three by mean validation MAP@R over all losses, chosen on the
-# first two replicates, whose validation classes other replicates test; elsewhere it was not searched. So a
-# loss that wants another rate is at a disadvantage, and *equivalent* here does not mean what Musgrave et al. claim of
-# tuned losses. An equal search for every method, batch norms in training, and the papers' trunks and data
-# sets are still to come; nobody has run those here yet.
+# Verdicts on drawn data demonstrate the method of comparison; they say nothing about photographs. Without a search all losses
+# share one learning rate, so that a loss which wants another is at a disadvantage, and *equivalent* does not mean what Musgrave et
+# al. claim of tuned losses. With one (`SEARCH_TRIALS`), every loss gets as many trials, a handful: that is an equal
+# chance, not each loss's best. Batch norms in training cannot be tested with the weights used here, and the papers' own trunks and
+# data sets are still to come; nobody has run those here yet.
 #
 # **Try this.** Set `IMAGES_PER_CLASS = 2` in the parameters: which loss suffers most, and why? Set
 # `CROP_SCALE = [0.16, 1.0]`, the field's usual value: does the drawn data set still profit?
