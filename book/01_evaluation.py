@@ -749,7 +749,7 @@ results.save_table("power", power.set_index("claim"), of_data=False)
 
 # %% [markdown]
 # *Never* does not mean that the claim is wrong: if the true difference is no larger than the size in this line, no number of splits of
-# these classes finds it four times in five. A larger one can still be found, as chapter 2 finds for E1b. Many a published
+# these classes finds it four times in five. A larger one can still be found, as chapter 2 finds of semi-hard triplets. Many a published
 # step, from one run on one split, is of a size that nothing here would see.
 #
 # ## What exact evaluation costs

@@ -17,7 +17,8 @@ RIGHT, WRONG = sns.color_palette("colorblind")[2], sns.color_palette("colorblind
 
 def set_style() -> None:
     """Apply the book's style: white, colour-blind-safe, readable in print; tables uncut."""
-    pd.set_option("display.max_colwidth", None)
+    for limit in ("max_colwidth", "max_rows", "max_columns"):
+        pd.set_option(f"display.{limit}", None)
     sns.set_theme("notebook", style="whitegrid", palette="colorblind")
     plt.rcParams["figure.constrained_layout.use"] = True
 
@@ -102,6 +103,7 @@ def gradient_arrows(
             scale_units="xy",
             scale=1,
             width=0.012,
+            minlength=0,
             zorder=2,
         )
         if title in proxies:

@@ -63,8 +63,9 @@ def order_stability(
         cuts: random cuts of the classes of each replicate.
 
     Returns:
-        One line per metric: Kendall's rank correlation, mean and standard error over replicates
-        (NaN for a single one). Empty with fewer than three methods, which have hardly an order.
+        One line per metric: Kendall's rank correlation, mean over replicates, and how far it is
+        beyond that of the first metric, with the standard error over replicates (which takes them
+        for independent). Empty with fewer than three methods, which have hardly an order.
     """
     if len(methods) < 3:
         return pd.DataFrame()
@@ -87,16 +88,21 @@ def order_stability(
                     ]
                 )
             )
-    lines = {
-        METRIC_TITLES[metric]: {
-            "Kendall's tau": np.mean(values),
-            "standard error": np.std(values, ddof=1) / np.sqrt(len(values))
-            if len(values) > 1
-            else np.nan,
+    first = np.array(agreement[metrics[0]])
+    lines = {}
+    for metric, values in agreement.items():
+        beyond = np.array(values) - first
+        error = np.std(beyond, ddof=1) / np.sqrt(len(beyond)) if len(beyond) > 1 else np.nan
+        lines[METRIC_TITLES[metric]] = {
+            "Kendall's tau": f"{np.mean(values):.2f}",
+            f"beyond {METRIC_TITLES[metrics[0]]}": f"{beyond.mean():+.2f}",
+            "standard error": f"{error:.2f}",
         }
-        for metric, values in agreement.items()
+    lines[METRIC_TITLES[metrics[0]]] |= {
+        f"beyond {METRIC_TITLES[metrics[0]]}": "",
+        "standard error": "",
     }
-    return pd.DataFrame(lines).T.rename_axis("metric").round(2)
+    return pd.DataFrame(lines).T.rename_axis("metric")
 
 
 def circumstances(rows: pd.DataFrame) -> str:

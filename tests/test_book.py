@@ -142,7 +142,11 @@ def test_every_loss_is_searched_and_trained_and_folds_are_joined(tmp_path, run_d
         if method != "contrastive_concatenated":
             assert row["selected_step"] == own["CHOSEN_STEP"]
     table = pd.read_csv(tmp_path / CHAPTER / "tables" / "search.csv", index_col="method")
-    assert len(table) == len(rows) - 1
+    assert len(table) == len(rows) - 2  # but the frozen trunk and the joined models
+    assert (table["best"] >= table["half as many"]).all()
+    assert (
+        table.loc["contrastive", "of the loss"] == "–" != table.loc["norm_softmax", "of the loss"]
+    )
     steps = pd.read_csv(tmp_path / CHAPTER / "tables" / "steps.csv", index_col="method")
     assert (steps["optimism"].dropna() >= 0).all()
     order = pd.read_csv(tmp_path / CHAPTER / "tables" / "stability.csv")

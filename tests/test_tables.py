@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dmlkit.tables import circumstances, order_stability, show_claims, summarise
 
@@ -90,6 +91,9 @@ def test_an_order_that_every_class_agrees_on_is_stable_and_noise_is_not():
             lines.append({"method": method, "seed": seed, "run_id": f"{method}{seed}"})
     rows = pd.DataFrame(lines)
     table = order_stability(rows, per_query, [*"abcde"], metrics=("recall_at_1", "map_at_r"))
-    assert table.loc["MAP@R", "Kendall's tau"] == 1
-    assert abs(table.loc["R@1", "Kendall's tau"]) < 0.4
+    assert table.loc["MAP@R", "Kendall's tau"] == "1.00"
+    of_noise = float(table.loc["R@1", "Kendall's tau"])
+    assert abs(of_noise) < 0.4
+    assert float(table.loc["MAP@R", "beyond R@1"]) == pytest.approx(1 - of_noise, abs=0.011)
+    assert 0 < float(table.loc["MAP@R", "standard error"]) < 0.3
     assert order_stability(rows, per_query, [*"ab"]).empty
