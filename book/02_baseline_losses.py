@@ -760,7 +760,7 @@ for method in searched:
             "of the loss": f"{winners['LOSS_LR']:.1e}" if has_parameters else "–",
             "images per class": f"{winners['IMAGES_PER_CLASS']:g}",
             "its own settings": ", ".join(f"{name} {value:.3g}" for name, value in own.items()),
-            "minutes": np.mean([results.search_seconds(method, seed) for seed in SEEDS]) / 60,
+            "minutes": np.mean([results.search_seconds[method, seed] for seed in SEEDS]) / 60,
         }
     )
 if found:

@@ -57,32 +57,25 @@ def judge(
     judged = []
     for _, of_paper in claims.groupby("paper", sort=False):
         records = of_paper.to_dict("records")
-        found = []
+        found: list[Estimate | None] = []
         for claim in records:
             first, second = (results.get(claim[role], {}) for role in ("first", "second"))
             seeds = sorted(first.keys() & second.keys())
             pair = [[method[seed] for seed in seeds] for method in (first, second)]
+            is_run = len(seeds) > 1
             found.append(
-                paired_difference(*pair, claim["metric"], overlap=overlap)
-                if len(seeds) > 1
-                else None
+                paired_difference(*pair, claim["metric"], overlap=overlap) if is_run else None
             )
-        tested = [
-            (1.0, 1.0)
-            if difference is None
-            else (
-                p_value(difference, claim["direction"], claim["delta"]),
-                p_equivalent(difference, claim["delta"]) if claim["direction"] == "greater" else 1,
-            )
-            for claim, difference in zip(records, found, strict=True)
+        pairs = list(zip(records, found, strict=True))
+        p_values = [1.0 if d is None else p_value(d, c["direction"], c["delta"]) for c, d in pairs]
+        p_equal = [
+            1.0 if d is None or c["direction"] != "greater" else p_equivalent(d, c["delta"])
+            for c, d in pairs
         ]
-        adjusted = zip(
-            *(holm(list(p_values)) for p_values in zip(*tested, strict=True)), strict=True
-        )
         judged += [
-            _as_row(claim, difference, rung, p, p_holm, p_equal)
-            for claim, difference, (p, _), (p_holm, p_equal) in zip(
-                records, found, tested, adjusted, strict=True
+            _as_row(claim, difference, rung, *tested)
+            for claim, difference, *tested in zip(
+                records, found, p_values, holm(p_values), holm(p_equal), strict=True
             )
             if difference is not None
         ]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dmlkit.datasets import DATASETS
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.tables import METRIC_TITLES
+from dmlkit.tables import metric_title
 
 TITLES = {
     "cub200_2011": "CUB-200-2011",
@@ -142,8 +142,7 @@ def _metrics(lines: pd.DataFrame) -> list[str]:
 def _as_table(lines: pd.DataFrame) -> pd.DataFrame:
     """Return ``lines`` for reading."""
     metrics = _metrics(lines)
-    titles = {metric: metric.replace("recall_at_", "R@") for metric in metrics}
-    titles |= {"name": "method", "nmi": "NMI"} | METRIC_TITLES
+    titles = {"name": "method"} | {metric: metric_title(metric) for metric in metrics}
     columns = ["name", "trunk", "dim", *metrics, "protocol", "source", "certainty"]
     table = lines[columns].fillna(NOT_PRINTED).replace("", NOT_PRINTED)
     table["protocol"] = table["protocol"].str.replace("_", " ")

@@ -70,7 +70,7 @@ class ChapterResults:
         self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
         self.settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
-        self.seconds_of_search: dict[tuple[str, int], float] = {}
+        self.search_seconds: dict[tuple[str, int], float] = {}  # by method and seed, once returned
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
         weights = resolve(self.parameters["WEIGHTS"])
@@ -192,7 +192,7 @@ class ChapterResults:
         if self.parameters["RESUME"] and path.exists():
             stored = json.loads(path.read_text())
             if stored["code"] == code:
-                self.seconds_of_search[method, seed] = stored["seconds"]
+                self.search_seconds[method, seed] = stored["seconds"]
                 return [
                     Trial(trial["settings"], {int(s): v for s, v in trial["scores"].items()})
                     for trial in stored["trials"]
@@ -209,12 +209,8 @@ class ChapterResults:
         }
         with write_atomically(path) as writable:
             writable.write_text(json.dumps(record, indent=1))
-        self.seconds_of_search[method, seed] = record["seconds"]
+        self.search_seconds[method, seed] = record["seconds"]
         return found
-
-    def search_seconds(self, method: str, seed: int) -> float:
-        """Return how long the search of a method took, the one ``trials`` returned last."""
-        return self.seconds_of_search[method, seed]
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
         """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.

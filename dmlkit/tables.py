@@ -6,7 +6,12 @@ from scipy.stats import kendalltau
 
 from dmlkit.intervals import PerQuery, estimate
 
-METRIC_TITLES = {"recall_at_1": "R@1", "r_precision": "RP", "map_at_r": "MAP@R"}
+TITLES = {"r_precision": "RP", "map_at_r": "MAP@R", "nmi": "NMI"}
+
+
+def metric_title(metric: str) -> str:
+    """Return how tables call a metric: ``R@8`` for ``recall_at_8``."""
+    return TITLES.get(metric, metric.replace("recall_at_", "R@"))
 
 
 def summarise(
@@ -34,10 +39,9 @@ def summarise(
         for metric in intervals:
             found = estimate([per_query[i] for i in of_method["run_id"]], metric)
             low, high = np.clip(100 * np.array(found.interval()), 0, 100)
-            line[METRIC_TITLES[metric]] = f"{100 * found.mean:.1f} [{low:.1f}, {high:.1f}]"
+            line[metric_title(metric)] = f"{100 * found.mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
-            title = METRIC_TITLES.get(metric, metric.replace("recall_at_", "R@"))
-            line[title] = f"{100 * of_method[f'metric_{metric}'].mean():.1f}"
+            line[metric_title(metric)] = f"{100 * of_method[f'metric_{metric}'].mean():.1f}"
         line["steps"] = int(of_method["steps"].max())
         line["s / run"] = f"{of_method['seconds'].mean():.0f}"
         line["n"] = len(of_method)
@@ -92,16 +96,13 @@ def order_stability(
     lines = {}
     for metric, values in agreement.items():
         beyond = np.array(values) - first
-        error = np.std(beyond, ddof=1) / np.sqrt(len(beyond)) if len(beyond) > 1 else np.nan
-        lines[METRIC_TITLES[metric]] = {
+        error = beyond.std(ddof=1) / np.sqrt(len(beyond)) if len(beyond) > 1 else np.nan
+        is_first = metric == metrics[0]
+        lines[metric_title(metric)] = {
             "Kendall's tau": f"{np.mean(values):.2f}",
-            f"beyond {METRIC_TITLES[metrics[0]]}": f"{beyond.mean():+.2f}",
-            "standard error": f"{error:.2f}",
+            f"beyond {metric_title(metrics[0])}": "" if is_first else f"{beyond.mean():+.2f}",
+            "standard error": "" if is_first else f"{error:.2f}",
         }
-    lines[METRIC_TITLES[metrics[0]]] |= {
-        f"beyond {METRIC_TITLES[metrics[0]]}": "",
-        "standard error": "",
-    }
     return pd.DataFrame(lines).T.rename_axis("metric")
 
 
@@ -130,7 +131,7 @@ def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
         {
             "claim": claims["claim"],
             "statement": claims["statement"],
-            "metric": [METRIC_TITLES[metric] for metric in claims["metric"]],
+            "metric": [metric_title(metric) for metric in claims["metric"]],
             "published": claims["published"],
             "bound": [f"{bound:.1f}" for bound in points["bound"]],
             "points": [f"{d:+.1f}" for d in points["difference"]],

@@ -8,20 +8,7 @@ from scipy import stats
 
 from dmlkit.intervals import Estimate, estimate, paired_difference
 from dmlkit.simulation import SCHEMES, draw_scores, draw_splits
-
-
-def replicates(means, *, spread=0.0, classes=8, per_class=5, seed=0, shared=False):
-    """Return per-query results of one method, a replicate for each mean."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(classes).repeat(per_class)
-    return [
-        {
-            "labels": labels,
-            "classes": np.array([f"{0 if shared else i}-{c}" for c in range(classes)]),
-            "map_at_r": mean + spread * generator.standard_normal(len(labels)),
-        }
-        for i, mean in enumerate(means)
-    ]
+from tests.per_query import SPREAD, replicates
 
 
 def one(values, names, labels=None):
@@ -102,10 +89,6 @@ def test_the_correction_for_shared_classes_widens_the_t_interval_as_nadeau_and_b
     # Halves of one set: 1/3 becomes 1/3 + 1.
     wide = paired_difference(first, second, "map_at_r", overlap=1.0).t_interval()
     assert wide[1] - wide[0] == pytest.approx(2 * (plain[1] - plain[0]))
-
-
-# Spreads of a difference that make classes matter more than replicates.
-SPREAD = {"class": 0.14, "replicate": 0.007, "both": 0.042, "query": 0.14}
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
