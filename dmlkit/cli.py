@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument(
         "--profile",
         default="mini",
-        help="smoke, mini, features, birds, paper: a file in book/profiles (default: mini)",
+        help="smoke, mini, full, features, birds, paper: a file in book/profiles (default: mini)",
     )
     run.add_argument(
         "-p",
