@@ -156,10 +156,10 @@ from dmlkit.plots import (
     spread_queries,
 )
 from dmlkit.published import beside, caveat
-from dmlkit.references import colour_histogram, pca, raw_pixels, within_class_whitening
+from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
-from dmlkit.search import best_of, class_folds, draw_settings, expected_best, run_trial
+from dmlkit.search import best_of, draw_settings, expected_best, run_trial
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.tables import circumstances, order_stability, show_claims, summarise
 from dmlkit.training import Fit, choose_device, fit
@@ -216,8 +216,7 @@ results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_M
 # classes. $[\cdot]_+$ cuts off below zero.
 #
 # In the cells below each loss stands with the settings it starts from and, after them, what a search tries. The ranges hold the defaults
-# and nearly all of the best settings that Musgrave et al. found on three data sets ($\lambda = 1$ of the Multi-Similarity paper lies outside, theirs are
-# 0.41 to 0.85). NCA starts at a scale of 10 (the paper has none, Deep_Metric 16), Weight at 40 (its script's; its code has 10). Papers,
+# and nearly all of the best settings that Musgrave et al. found on three data sets. NCA starts at a scale of 10 (the paper has none, Deep_Metric 16), Weight at 40 (its script's; its code has 10). Papers,
 # equations and defaults stand in [`dmlkit/losses/`](../dmlkit/losses). $s_p$ and $s_n$ are similarities of positive and negative pairs, $y_i$ the
 # class of image $i$; $m$ is a margin, of distance or of similarity, and $\alpha$, $\beta$ are what each paper calls so.
 
@@ -259,10 +258,10 @@ def of_pairs(loss, **fixed):
 # `contrastive_similarity` is Deep_Metric's form, $1 - s_p$ and $s_n$ where $s_n > m$.
 
 # %%
-half = {"positive_scale": 2.0, "negative_scale": 40.0}
-full = {"positive_scale": 2.0, "negative_scale": 50.0, "base": 0.5}
+deep_metric = {"positive_scale": 2.0, "negative_scale": 40.0}
+multi_similarity = {"positive_scale": 2.0, "negative_scale": 50.0, "base": 0.5}
 scales = {"positive_scale": loguniform(1, 20), "negative_scale": loguniform(10, 160)}
-similarity = scales | {"base": between(0.3, 0.9)}
+similarity = scales | {"base": between(0.3, 1.0)}
 losses = {
     "contrastive": Method(
         of_pairs(ContrastiveLoss),
@@ -274,20 +273,22 @@ losses = {
     ),
     "binomial_deviance": Method(
         of_pairs(BinomialDevianceLoss),
-        half | {"margin": 0.5},
+        deep_metric | {"margin": 0.5},
         scales | {"margin": between(0.3, 0.9)},
     ),
-    "weight": Method(of_pairs(WeightLoss), half | {"base": 0.5}, similarity),
+    "weight": Method(of_pairs(WeightLoss), deep_metric | {"base": 0.5}, similarity),
     "hard_mining": Method(
         of_pairs(HardMiningLoss), {"margin": 0.1}, {"margin": between(0.05, 0.7)}
     ),
     "multi_similarity": Method(
         of_pairs(MultiSimilarityLoss),
-        full,
+        multi_similarity,
         similarity | {"epsilon": between(0.05, 0.75)},
         multi_similarity_miner,
     ),
-    "multi_similarity_all_pairs": Method(of_pairs(MultiSimilarityLoss), full, similarity),
+    "multi_similarity_all_pairs": Method(
+        of_pairs(MultiSimilarityLoss), multi_similarity, similarity
+    ),
     "fast_ap": Method(of_pairs(FastAPLoss), {"num_bins": 10}, {"num_bins": [5, 10, 20, 40, 80]}),
 }
 
@@ -313,7 +314,7 @@ losses |= {
     "lifted_structure_generalized": Method(
         of_pairs(GeneralizedLiftedStructureLoss), {"negative_margin": 1.0}, lifted
     ),
-    "lifted_structure_modified": Method(of_pairs(ModifiedLiftedStructureLoss), half, scales),
+    "lifted_structure_modified": Method(of_pairs(ModifiedLiftedStructureLoss), deep_metric, scales),
     "nca": Method(of_pairs(NCALoss), {"softmax_scale": 10.0}, nca),
     "nca_neighbours": Method(of_pairs(NCALoss, num_neighbours=32), {"softmax_scale": 16.0}, nca),
     "nt_xent": Method(
@@ -405,12 +406,12 @@ results.save_figure("gradients", gradient_arrows(toy, toy_labels, gradients, pro
 composition = {}
 for per_class in (2, 4, 8):
     labels = torch.arange(BATCH_SIZE) // per_class
-    random = normalize(torch.randn(BATCH_SIZE, 64, generator=torch.Generator().manual_seed(0)))
-    every, kept = all_pairs(labels), multi_similarity_miner(random, labels)
+    noise = normalize(torch.randn(BATCH_SIZE, 64, generator=torch.Generator().manual_seed(0)))
+    every, kept = all_pairs(labels), multi_similarity_miner(noise, labels)
     composition[per_class] = [
         f"{int(mask.sum()):,}" for both in zip(every, kept, strict=True) for mask in both
     ]
-columns = ["positive pairs", "of these mined", "negative pairs", "of these mined "]
+columns = ["positive pairs", "mined positives", "negative pairs", "mined negatives"]
 composition = pd.DataFrame(composition, index=columns).T.rename_axis("images per class")
 results.save_table("batches", composition, of_data=False)
 
@@ -516,7 +517,7 @@ def train_and_test(method, settings, splits, trunk, seed, step):
 # The Reality Check trains four models on overlapping three quarters of the training classes, each with its step chosen on the
 # quarter left out, and joins their outputs: four times 128 dimensions rather than 512. A method called `…_concatenated` is
 # made so, of four models of a quarter of `EMBEDDING_DIM`; its training time is that of all four. It takes the settings that the
-# search chose for one model of full size, and each fold chooses its step anew. (Not for In-Shop, whose gallery it does not search.)
+# search chose for one model of full size, and each fold chooses its step anew. (Not for a gallery, as In-Shop's official split has.)
 
 
 # %%
@@ -568,25 +569,23 @@ shared_space = {
 
 def search(method, seed):
     """Return all trials of one method on the training classes of one replicate."""
-    splits = load_splits(seed=seed)
     defaults = COMMON | losses[method].settings
     space = shared_space | losses[method].space
     set_seed(seed, num_threads=NUM_THREADS)
     trunk = new_trunk().to(device)
-    frozen, cached = freeze(splits, trunk, views=CACHED_VIEWS)
-    start = trunk.state_dict()
+    folds = [
+        freeze(read_splits(seed=seed, fold=fold), trunk, views=CACHED_VIEWS)
+        for fold in range(SEARCH_FOLDS)
+    ]
 
-    def scores(settings, training, held_out):
+    def scores(settings, fold):
         set_seed(seed, num_threads=NUM_THREADS)
-        fresh = cached
-        if not CACHED_VIEWS:
-            fresh = new_trunk().to(device)
-            fresh.load_state_dict(start)
-        hooks = {"validate": metrics_on(held_out)}
-        _, fitted = train(method, settings, training, fresh, seed, hooks=hooks)
+        frozen, cached = fold
+        fresh = cached if CACHED_VIEWS else new_trunk().to(device)
+        hooks = {"validate": metrics_on(frozen.validation)}
+        _, fitted = train(method, settings, frozen.train, fresh, seed, hooks=hooks)
         return {entry["step"]: entry["validation_map_at_r"] for entry in fitted.history}
 
-    folds = class_folds(frozen.train, SEARCH_FOLDS, seed=derive_seed(seed, "folds"))
     drawn = draw_settings(defaults, space, SEARCH_TRIALS, seed=seed)
     return [run_trial(settings, folds, scores) for settings in drawn]
 
@@ -600,31 +599,12 @@ def search(method, seed):
 # 512); and the linear map under which the training classes are rounder, in closed form (*within-class whitening*, halfway shrunk towards doing nothing; it
 # keeps all features). On drawn images also colours and pixels alone.
 
-# %%
-pixel_references = {"colour_histogram": colour_histogram, "raw_pixels": raw_pixels}
-feature_references = {
-    "frozen_trunk": lambda train, labels, test: test,
-    "pca": lambda train, labels, test: pca(train, test, EMBEDDING_DIM),
-    "half_whitened_pca": lambda train, labels, test: pca(train, test, 512, whiten=0.5),
-    "within_class_whitening": within_class_whitening,
-}
-
 
 # %%
 def refer(name, splits, trunk):
     """Return the test results of one reference on one replicate."""
-    if name not in pixel_references:
-        splits, _ = freeze(splits, trunk, views=max(1, CACHED_VIEWS))
-
-    def represent(part):
-        if name in pixel_references:
-            return pixel_references[name](part.all_images())
-        train, features = (normalize(first_view(p.all_images())) for p in (splits.train, part))
-        return feature_references[name](train, splits.train.labels, features)
-
-    gallery = splits.gallery and (represent(splits.gallery), splits.gallery.labels)
-    test = represent(splits.test)
-    return evaluate_embeddings(test, splits.test.labels, ks=ranks, gallery=gallery)
+    frozen, _ = freeze(splits, trunk, views=max(1, CACHED_VIEWS))
+    return evaluate_reference(name, splits, frozen, embedding_dim=EMBEDDING_DIM, ks=ranks)
 
 
 # %% [markdown]
@@ -636,11 +616,18 @@ def refer(name, splits, trunk):
 
 # %% tags=["runs"]
 trained = {method: method.removesuffix("_concatenated") for method in methods}
-known = {*losses, *pixel_references, *feature_references}
+known = {*losses, *OF_PIXELS, *OF_FEATURES}
 if unknown := {*trained.values(), *REFERENCES} - known:
     raise ValueError(f"there is no method {unknown}; choose from {sorted(known)}")
 if SEARCH_TRIALS and SELECTION != "last":
     raise ValueError("a search chooses the step as well; with SEARCH_TRIALS set SELECTION=last")
+
+if not 1 <= SEARCH_FOLDS <= 4:
+    raise ValueError(f"SEARCH_FOLDS={SEARCH_FOLDS} should be 1 to 4")
+if load_splits(seed=SEEDS[0]).gallery and set(trained.values()) != set(methods):
+    raise ValueError(
+        "joined models do not search a gallery; set PROTOCOL=random or leave _concatenated out"
+    )
 
 runs, trials = {}, {}
 for seed, method in product(SEEDS, REFERENCES + methods):
@@ -655,7 +642,7 @@ for seed, method in product(SEEDS, REFERENCES + methods):
         settings, step = best.settings, best.best_step
     own = {name: settings[name] for name in losses[loss].settings} if loss else {}
     all_settings = hyperparameters(losses[loss].make(2, 2, **own)) | settings if loss else {}
-    chosen = {"CHOSEN_STEP": step} if step else {}
+    chosen = {"CHOSEN_STEP": step} if step and loss == method else {}  # each fold has its own
     run = runs[method, seed] = results.run(
         method, seed, splits.fingerprint, **all_settings, **chosen
     )

@@ -65,6 +65,29 @@ def learning_curves(rows: pd.DataFrame, methods: list[str]) -> Figure:
     return figure
 
 
+def sweep_curves(lines: dict[str, pd.DataFrame], label: str, *, log: bool = False) -> Figure:
+    """Draw Recall@1 against a parameter, with 95 % intervals.
+
+    Args:
+        lines: name of a line to a table with ``mean``, ``low`` and ``high``, percent, by value of
+            the parameter.
+        label: what the parameter is.
+        log: put the values on a logarithmic axis; else side by side, in their order.
+    """
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for name, line in lines.items():
+        at = line.index.astype(float) if log else [str(value) for value in line.index]
+        spans = [line["mean"] - line["low"], line["high"] - line["mean"]]
+        axis.errorbar(at, line["mean"], yerr=spans, marker="o", capsize=3, label=name)
+    if log:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set(xlabel=label, ylabel="Recall@1, %")
+    if len(lines) > 1:
+        axis.legend()
+    return figure
+
+
 def gradient_arrows(
     points: Tensor,
     labels: Tensor,

@@ -112,7 +112,7 @@ def _lines(chapter: str, dataset: str, part: str) -> pd.DataFrame:
 def _our_line(method: str, rows: pd.DataFrame, metrics: list[str]) -> dict[str, str]:
     """Return the mean of our runs of ``method`` as a line of the file."""
     if rows.empty:
-        return {"name": method, "source": "not in this profile"}
+        return {"name": method, "source": "no run of it here"}
     params = rows["params"].iloc[0]
     weights = Path(params["WEIGHTS"]).stem.removeprefix(f"{params['TRUNK']}-")
     line = {

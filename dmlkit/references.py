@@ -1,10 +1,59 @@
 """Reference embeddings that no loss was trained for: what a trained one has to beat.
 
-Each takes plain tensors and returns embeddings of the test images; the caller normalises them.
+Each takes plain tensors and returns embeddings of the test images; ``evaluate_reference`` brings
+them to unit length and measures them.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+from dmlkit.datasets import ImageSet, Splits
+from dmlkit.evaluation import Evaluation, evaluate_embeddings
+from dmlkit.transforms import first_view
+
+OF_PIXELS = ("colour_histogram", "raw_pixels")
+OF_FEATURES = ("frozen_trunk", "pca", "half_whitened_pca", "within_class_whitening")
+
+
+def evaluate_reference(
+    name: str, images: Splits, features: Splits, *, embedding_dim: int, ks: tuple[int, ...]
+) -> Evaluation:
+    """Return the test results of a reference.
+
+    Args:
+        name: one of ``OF_PIXELS`` and ``OF_FEATURES``: colours, pixels, the trunk's features as
+            they are, their principal components (as many as an embedding has), up to 512 of them
+            half-whitened, or all features whitened by what differs within classes.
+        images: the parts as pixels.
+        features: the same parts as features of the frozen trunk.
+        embedding_dim: size of an embedding, D.
+        ks: numbers of neighbours for Recall@K.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in OF_PIXELS + OF_FEATURES:
+        known = ", ".join(OF_PIXELS + OF_FEATURES)
+        raise ValueError(f"there is no reference {name!r}; choose from {known}")
+    splits = images if name in OF_PIXELS else features
+
+    def represent(part: ImageSet) -> Tensor:
+        if name == "colour_histogram":
+            return colour_histogram(part.all_images())
+        if name == "raw_pixels":
+            return raw_pixels(part.all_images())
+        train, test = (normalize(first_view(p.all_images())) for p in (splits.train, part))
+        if name == "pca":
+            return pca(train, test, embedding_dim)
+        if name == "half_whitened_pca":
+            return pca(train, test, 512, whiten=0.5)
+        if name == "within_class_whitening":
+            return within_class_whitening(train, splits.train.labels, test)
+        return test
+
+    gallery = splits.gallery and (represent(splits.gallery), splits.gallery.labels)
+    return evaluate_embeddings(represent(splits.test), splits.test.labels, ks=ks, gallery=gallery)
 
 
 def colour_histogram(images: Tensor, bins: int = 4) -> Tensor:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from dmlkit.training import Fit
 NOT_IN_RUN = {
     *("SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES"),
     *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
+    # Which points of a sweep are run, and what only cells after the runs read.
+    *("SWEEPS", "TEMPERATURES", "DIMENSIONS", "IMAGES_PER_CLASS_TRIED", "CLASS_SHARES"),
+    *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS"),
 }
 
 
@@ -73,9 +77,7 @@ class ChapterResults:
         self.search_seconds: dict[tuple[str, int], float] = {}  # by method and seed, once returned
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
-        weights = resolve(self.parameters["WEIGHTS"])
-        is_file = weights.is_file()
-        self.weights = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if is_file else ""
+        self._digest_of = lru_cache(file_digest)
         check_writable(self.folder)
 
     def run(
@@ -90,7 +92,8 @@ class ChapterResults:
             fold: the part of a cross-validation.
             settings: whatever else determines the run and is not a parameter of the chapter.
         """
-        identity = [method, seed, fold, settings, data_fingerprint, self.weights, self.settings]
+        weights = self._digest_of(settings.get("WEIGHTS", self.parameters["WEIGHTS"]))
+        identity = [method, seed, fold, settings, data_fingerprint, weights, self.settings]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"
         return Run(run_id, method, seed, fold, settings, data_fingerprint)
@@ -294,6 +297,12 @@ class ChapterResults:
 
     def _embedding_path(self, run: Run) -> Path:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
+
+
+def file_digest(name: str) -> str:
+    """Return a digest of the weights file called ``name``; empty for ``none`` or ``imagenet``."""
+    path = resolve(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -8,16 +8,13 @@ optimisation). The setting and the number of steps are chosen together.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, nan
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from sklearn.model_selection import ParameterSampler
 
-from dmlkit.datasets import ImageSet
-from dmlkit.datasets.splitting import FOLDS
-
 Settings = dict[str, Any]
+Fold = TypeVar("Fold")
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Trial:
 
     Args:
         settings: value of each parameter searched.
-        scores: step to mean score over folds, NaN from where training diverged.
+        scores: step to mean score over folds; a single NaN where training diverged.
     """
 
     settings: Settings
@@ -58,47 +55,22 @@ def draw_settings(
     return [defaults, *(defaults | _plain(settings) for settings in drawn)][:count]
 
 
-def class_folds(images: ImageSet, count: int, *, seed: int) -> list[tuple[ImageSet, ImageSet]]:
-    """Return ``count`` of four folds, as training and held-out images of other classes.
-
-    Each holds out another quarter of the classes, drawn by ``seed``, as many as the Reality Check's
-    folds hold out.
-
-    Raises:
-        ValueError: a count outside 1..4, or fewer than eight classes.
-    """
-    if not 1 <= count <= FOLDS:
-        raise ValueError(f"SEARCH_FOLDS={count} should be 1 to {FOLDS}")
-    if images.num_classes < 2 * FOLDS:
-        raise ValueError(
-            f"{images.num_classes} training classes are too few to hold out a quarter of them; "
-            f"use {2 * FOLDS} or more, or SEARCH_TRIALS=0"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    quarters = torch.randperm(images.num_classes, generator=generator).chunk(FOLDS)
-    every = torch.arange(images.num_classes)
-    return [
-        (images.keep_classes(every[~torch.isin(every, held_out)]), images.keep_classes(held_out))
-        for held_out in quarters[:count]
-    ]
-
-
 def run_trial(
     settings: Settings,
-    folds: Sequence[tuple[ImageSet, ImageSet]],
-    train: Callable[[Settings, ImageSet, ImageSet], dict[int, float]],
+    folds: Sequence[Fold],
+    train: Callable[[Settings, Fold], dict[int, float]],
 ) -> Trial:
     """Train with ``settings`` on each fold and return the mean scores.
 
     Args:
         settings: see ``draw_settings``.
-        folds: training and held-out images.
+        folds: whatever ``train`` needs of each: training classes, and others held out of them.
         train: returns step to score of one fold; a FloatingPointError says that it diverged.
     """
     found = []
-    for training, held_out in folds:
+    for fold in folds:
         try:
-            found.append(train(settings, training, held_out))
+            found.append(train(settings, fold))
         except FloatingPointError:
             return Trial(settings, {0: nan})
     steps = set.intersection(*(set(scores) for scores in found))

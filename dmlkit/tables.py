@@ -1,12 +1,20 @@
 """Turn rows into the tables the book shows: percent, intervals, number of replicates."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
 from dmlkit.intervals import PerQuery, estimate
 
-TITLES = {"r_precision": "RP", "map_at_r": "MAP@R", "nmi": "NMI"}
+TITLES = {
+    "r_precision": "RP",
+    "map_at_r": "MAP@R",
+    "nmi": "NMI",
+    "nmi_geometric": "NMI",
+    "ami": "AMI",
+}
 
 
 def metric_title(metric: str) -> str:
@@ -41,12 +49,81 @@ def summarise(
             low, high = np.clip(100 * np.array(found.interval()), 0, 100)
             line[metric_title(metric)] = f"{100 * found.mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
-            line[metric_title(metric)] = f"{100 * of_method[f'metric_{metric}'].mean():.1f}"
+            mean = 100 * of_method[f"metric_{metric}"].mean()
+            line[metric_title(metric)] = "–" if np.isnan(mean) else f"{mean:.1f}"
         line["steps"] = int(of_method["steps"].max())
         line["s / run"] = f"{of_method['seconds'].mean():.0f}"
         line["n"] = len(of_method)
         table.append(line)
     return pd.DataFrame(table).set_index("method")
+
+
+def sweep_table(
+    rows: pd.DataFrame,
+    per_query: dict[str, PerQuery],
+    points: dict[Any, str],
+    metric: str = "recall_at_1",
+) -> pd.DataFrame:
+    """Return ``mean``, ``low`` and ``high`` of a 95 % interval, percent, by point of a sweep.
+
+    Args:
+        rows: rows of runs.
+        per_query: per-query results by run_id.
+        points: value of the parameter to the method that has it, in display order.
+        metric: name of a per-query metric.
+    """
+    lines = {}
+    for value, method in points.items():
+        found = estimate(
+            [per_query[i] for i in rows.loc[rows["method"] == method, "run_id"]], metric
+        )
+        low, high = np.clip(found.interval(), 0, 1)
+        lines[value] = {"mean": 100 * found.mean, "low": 100 * low, "high": 100 * high}
+    return pd.DataFrame(lines).T
+
+
+def steps_to(
+    rows: pd.DataFrame, methods: list[str], *, share: float = 0.9, metric: str = "recall_at_1"
+) -> pd.DataFrame:
+    """Return how soon each method comes near its own last value on validation classes.
+
+    Args:
+        rows: rows of runs, each with its ``history``.
+        methods: trained methods.
+        share: how near, as a share of the value at the last step.
+        metric: name of a validation metric.
+
+    Returns:
+        One line per method, means over replicates: the last value in percent, the first measured
+        step that reaches ``share`` of it, and the same for the best of the methods' last values
+        (a run that never reaches that counts with its last step, and the mean is marked >). No
+        columns where nothing was validated.
+    """
+    name = f"validation_{metric}"
+    curves = {
+        (row.method, row.seed): pd.DataFrame(row.history).set_index("step")
+        for row in rows[rows["method"].isin(methods)].itertuples()
+    }
+    if any(name not in curve for curve in curves.values()):
+        return pd.DataFrame(index=pd.Index(methods, name="method"))
+    last = pd.Series({key: curve[name].iloc[-1] for key, curve in curves.items()})
+    best = last.groupby(level=1).max()
+    lines = {}
+    for method in methods:
+        own, others, is_reached = [], [], True
+        for seed, value in last[method].items():
+            curve = curves[method, seed][name]
+            own.append(curve.index[curve >= share * value][0])
+            near = curve.index[curve >= share * best[seed]]
+            is_reached = is_reached and len(near) > 0
+            others.append(near[0] if len(near) else curve.index[-1])
+        never = "" if is_reached else "> "
+        lines[method] = {
+            f"validation {metric_title(metric)}": f"{100 * last[method].mean():.1f}",
+            f"steps to {share:.0%} of it": f"{np.mean(own):.0f}",
+            f"steps to {share:.0%} of the best": f"{never}{np.mean(others):.0f}",
+        }
+    return pd.DataFrame(lines).T.rename_axis("method")
 
 
 def order_stability(

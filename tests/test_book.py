@@ -15,6 +15,7 @@ from tests.official_trees import make_tree
 ROOT = Path(__file__).parents[1]
 CHAPTER = "02_baseline_losses"
 EVALUATION = "01_evaluation"
+NORM_SOFTMAX = "03_norm_softmax"
 METHODS = [
     *("contrastive", "triplet_semihard", "margin"),
     *("multi_similarity", "proxy_anchor", "norm_softmax"),
@@ -89,7 +90,7 @@ def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
     assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", []))
 
 
-@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER])
+@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER, NORM_SOFTMAX])
 def test_the_executed_notebook_shows_no_warning_and_no_path_of_this_machine(smoke, chapter):
     path = smoke / chapter / "chapter.ipynb"
     assert str(ROOT) not in path.read_text()
@@ -123,7 +124,7 @@ def test_every_loss_is_searched_and_trained_and_folds_are_joined(tmp_path, run_d
     assert finished.returncode == 0, finished.stderr
     rows = pd.read_csv(tmp_path / CHAPTER / "runs.csv").set_index("method")
     files = (ROOT / "dmlkit" / "losses").glob("[a-z]*.py")
-    every = {path.stem for path in files} - {"proxies", "masked_sums"}
+    every = {path.stem for path in files} - {"proxies", "masked_sums", "sampled_norm_softmax"}
     for loss in every:
         assert any(name.startswith(loss) for name in rows.index), loss
     for method, row in rows.drop("frozen_trunk").iterrows():
@@ -200,6 +201,79 @@ def test_the_chapter_on_evaluation_says_which_published_differences_can_be_resol
         assert row[claim.features] <= claim.size + 0.01
     coverage = pd.read_csv(tables / "coverage.csv", index_col=["replicates", "n"])
     assert coverage.shape == (9, 3) and ((coverage >= 0) & (coverage <= 100)).all().all()
+
+
+def test_every_sweep_of_norm_softmax_is_run_and_only_equal_points_are_equal(smoke):
+    rows = pd.read_csv(smoke / NORM_SOFTMAX / "runs.csv").set_index(["method", "seed"])
+    methods = set(rows.index.get_level_values("method"))
+    for sweep in ("layer_norm", "images_per_class", "temperature", "dimension"):
+        points = [name for name in methods if name.startswith(f"norm_softmax_{sweep}_")]
+        assert len({name.removesuffix("_binary") for name in points}) == 2, sweep
+        assert sweep == "layer_norm" or (smoke / NORM_SOFTMAX / "figures" / f"{sweep}.png").exists()
+    metrics = rows[["metric_recall_at_1", "metric_map_at_r", "metric_recall_at_1_last"]]
+    default = metrics.loc["norm_softmax"]
+    for point in ("temperature_0.05", "class_share_1.0", "class_share_corrected_1.0"):
+        pd.testing.assert_frame_equal(metrics.loc[f"norm_softmax_{point}"], default)
+    pd.testing.assert_frame_equal(
+        metrics.loc["norm_softmax_layer_norm_on_binary"], metrics.loc["norm_softmax_binary"]
+    )
+    files = (smoke / NORM_SOFTMAX / "runs").glob("norm_softmax*.json")
+    losses = {}
+    for path in files:
+        row = json.loads(path.read_text())
+        losses[row["method"], row["seed"]] = [entry["loss"] for entry in row["history"]]
+    others = ("temperature_0.2", "class_share_0.75", "class_share_corrected_0.75")
+    others += ("layer_norm_off", "images_per_class_random", "dimension_8", "mobilenet_v2_8")
+    found = [losses[f"norm_softmax_{point}", 0] for point in others]
+    assert losses["norm_softmax", 0] not in found
+    assert len({tuple(values) for values in found}) == len(others)
+    params = rows.loc[("norm_softmax_class_share_0.75", 0), "params"]
+    assert json.loads(params)["num_sampled"] == 6  # of 8 training classes
+
+
+def test_bits_stand_beside_floats_and_between_the_bounds_of_their_ties(smoke):
+    rows = pd.read_csv(smoke / NORM_SOFTMAX / "runs.csv").set_index("method")
+    bits = rows[rows.index.str.endswith("_binary")]
+    assert set(bits.index.str.removesuffix("_binary")) <= set(rows.index)
+    expected = bits["metric_recall_at_1"]
+    assert (bits["metric_recall_at_1_worst"] <= expected).all()
+    assert (expected <= bits["metric_recall_at_1_best"]).all()
+    crossed = pd.read_csv(smoke / NORM_SOFTMAX / "tables" / "trunks.csv", index_col=[0, 1])
+    assert crossed.notna().all().all()
+    assert set(crossed.index.get_level_values(0)) == {"small_convnet", "mobilenet_v2"}
+    shown = pd.read_csv(smoke / NORM_SOFTMAX / "tables" / "layer_norm.csv", index_col="method")
+    assert shown["steps to 90% of it"].notna().sum() == 2  # of floats; bits are not validated
+
+
+@pytest.mark.slow
+def test_points_of_a_sweep_keep_the_defaults_and_search_their_steps_alone(run_dmlkit, tmp_path):
+    changes = {
+        **{"METHODS": "[norm_softmax, cos_face]", "SWEEPS": "[temperature]", "SELECTION": "last"},
+        **{"REFERENCES": "[frozen_trunk]", "SEARCH_TRIALS": 3, "SEARCH_FOLDS": 1, "SEEDS": "[0]"},
+        **{"BATCH_SIZE": 8, "STEPS": 4, "MEASURE_EVERY": 2},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, str(value))]
+    finished = run_dmlkit(
+        "run", NORM_SOFTMAX, "--profile", "smoke", "--results-dir", tmp_path, *arguments
+    )
+    assert finished.returncode == 0, finished.stderr
+    rows = pd.read_csv(tmp_path / NORM_SOFTMAX / "runs.csv").set_index("method")
+    params = rows["params"].map(json.loads)
+    (searched,) = (tmp_path / NORM_SOFTMAX / "searches").glob("norm_softmax-*.json")
+    trials = json.loads(searched.read_text())["trials"]
+    assert len(trials) == 3
+    best = max(trials, key=lambda trial: max(trial["scores"].values()))["settings"]
+    for name in ("LEARNING_RATE", "LOSS_LR", "temperature", "IMAGES_PER_CLASS"):
+        assert params["norm_softmax"][name] == best[name]
+    for value in (0.05, 0.2):
+        point = params[f"norm_softmax_temperature_{value}"]
+        (searched,) = (tmp_path / NORM_SOFTMAX / "searches").glob(f"*temperature_{value}-*.json")
+        (trial,) = json.loads(searched.read_text())["trials"]
+        assert trial["settings"]["temperature"] == point["temperature"] == value
+        assert (point["LEARNING_RATE"], point["IMAGES_PER_CLASS"]) == (0.001, 4)
+        assert (
+            point["CHOSEN_STEP"] == rows.loc[f"norm_softmax_temperature_{value}", "selected_step"]
+        )
 
 
 @pytest.mark.slow
@@ -287,3 +361,32 @@ def test_the_chapter_on_evaluation_executes_on_the_paper_profile(run_dmlkit, tmp
     assert finished.returncode == 0, finished.stderr
     table = (folder / EVALUATION / "tables" / "protocols.md").read_text()
     assert "**Not run: random images in the layout of the data set.**" in table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "methods"),
+    # Without a projection Multi-Similarity has nothing to warm up.
+    [("cub200_2011", ["multi_similarity", "norm_softmax"]), ("in_shop", ["norm_softmax"])],
+)
+def test_the_chapter_on_norm_softmax_executes_on_the_paper_profile(
+    run_dmlkit, tmp_path, dataset, methods
+):
+    make_tree(dataset, tmp_path / "data", num_classes=8, images_per_class=5)
+    changes = {
+        **{"DATASET": dataset, "DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "SEEDS": "[0]"},
+        **{"STEPS": 2, "WARM_UP_STEPS": 1, "BATCH_SIZE": 10, "IMAGES_PER_CLASS": 5},
+        **{"RECALL_AT": "[1,2]", "METHODS": json.dumps(methods), "SWEEPS": "[dimension, trunk]"},
+        **{"DIMENSIONS": "[16]", "OTHER_TRUNKS": "[googlenet none tensorflow]"},
+        **{"REFERENCES": "[frozen_trunk]", "STEP_CLASSES": "[1000]", "SEARCHED_ITEMS": 100},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    arguments = ["--profile", "paper", "--results-dir", folder, *arguments]
+    finished = run_dmlkit("run", NORM_SOFTMAX, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    table = (folder / NORM_SOFTMAX / "tables" / "main.md").read_text()
+    assert "| norm_softmax_binary |" in table
+    assert "**Not run: random images in the layout of the data set.**" in table
+    trunks = pd.read_csv(folder / NORM_SOFTMAX / "tables" / "trunks.csv")
+    assert set(trunks["trunk"]) == {"resnet50", "googlenet"}

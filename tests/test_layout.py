@@ -12,9 +12,10 @@ PACKAGE = ROOT / "dmlkit"
 LAYERS = [
     {"paths", "seeding", "distances"},
     {"miners"},
-    {"datasets", "transforms", "samplers", "models", "losses", "metrics", "references"},
+    {"datasets", "transforms", "samplers", "models", "losses", "metrics"},
     {"batches"},
     {"training", "evaluation", "features", "search"},
+    {"references"},
     {"chapters", "provenance"},
     {"intervals", "plots", "results"},
     {"claims", "simulation"},

@@ -99,3 +99,16 @@ def test_maps_of_the_same_embedding_are_the_same_picture():
     one, two = (axis.collections[0].get_offsets() for axis in figure.axes)
     assert np.array_equal(one, two)
     assert len(one) == 40
+
+
+def test_a_sweep_is_drawn_in_its_order_or_to_scale():
+    line = pd.DataFrame({"mean": [50, 60.0], "low": [40, 55.0], "high": [55, 70.0]}, index=[0, 64])
+    axis = plots.sweep_curves({"float": line}, "images").axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "64"]
+    assert axis.get_xlabel() == "images" and axis.get_legend() is None
+    line.index = [8, 64]
+    axis = plots.sweep_curves({"float": line, "bits": line}, "bytes", log=True).axes[0]
+    assert axis.get_xscale() == "log"
+    drawn, _, (bars,) = axis.containers[0]
+    assert drawn.get_xdata().tolist() == [8, 64] and drawn.get_ydata().tolist() == [50, 60]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[40, 55], [55, 70]]

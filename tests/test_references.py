@@ -1,10 +1,23 @@
 """Reference embeddings: against scikit-learn, by the covariances they promise, and by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from torch.nn.functional import normalize
 
-from dmlkit.references import colour_histogram, pca, raw_pixels, within_class_whitening
+from dmlkit.datasets import load
+from dmlkit.evaluation import evaluate_embeddings
+from dmlkit.references import (
+    OF_FEATURES,
+    OF_PIXELS,
+    colour_histogram,
+    evaluate_reference,
+    pca,
+    raw_pixels,
+    within_class_whitening,
+)
 
 
 def features(count, seed, dim=7):
@@ -123,3 +136,37 @@ def test_raw_pixels_by_hand_without_the_mean_of_each_channel():
     pixels = raw_pixels(image((0, 51, 255), (255, 51, 204)))
     expected = torch.tensor([[-0.5, 0.5, 0.0, 0.0, 0.1, -0.1]])
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_PIXELS + OF_FEATURES)
+def test_a_reference_is_measured_on_the_test_images_or_their_features(name):
+    images = load("aviary", image_size=16, max_classes=8, max_images_per_class=4)
+    test = images.test.all_images()
+
+    def with_features(part):
+        features = part.images.float().flatten(1)[:, None, :40]  # one view
+        return part.with_images(features)
+
+    features = replace(images, train=with_features(images.train), test=with_features(images.test))
+    of_train, of_test = (
+        normalize(part.all_images()[:, 0]) for part in (features.train, features.test)
+    )
+    expected = {
+        "colour_histogram": lambda: colour_histogram(test),
+        "raw_pixels": lambda: raw_pixels(test),
+        "frozen_trunk": lambda: of_test,
+        "pca": lambda: pca(of_train, of_test, 5),
+        "half_whitened_pca": lambda: pca(of_train, of_test, 512, whiten=0.5),
+        "within_class_whitening": lambda: within_class_whitening(
+            of_train, images.train.labels, of_test
+        ),
+    }[name]()
+    found = evaluate_reference(name, images, features, embedding_dim=5, ks=(1, 2))
+    wanted = evaluate_embeddings(expected, images.test.labels, ks=(1, 2))
+    assert found.metrics == wanted.metrics
+
+
+def test_an_unknown_reference_is_refused():
+    images = load("aviary", image_size=16, max_classes=8, max_images_per_class=4)
+    with pytest.raises(ValueError, match="no reference 'luck'; choose from colour_histogram"):
+        evaluate_reference("luck", images, images, embedding_dim=5, ks=(1,))

@@ -4,21 +4,12 @@ from math import nan
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import loguniform
 
-from dmlkit.datasets import ImageSet
-from dmlkit.search import Trial, best_of, class_folds, draw_settings, expected_best, run_trial
+from dmlkit.search import Trial, best_of, draw_settings, expected_best, run_trial
 
 DEFAULTS = {"LEARNING_RATE": 0.001, "margin": 0.2, "IMAGES_PER_CLASS": 4}
 SPACE = {"LEARNING_RATE": loguniform(1e-5, 1e-2), "IMAGES_PER_CLASS": [2, 4, 8]}
-
-
-def images(num_classes=10, per_class=3):
-    labels = torch.arange(num_classes).repeat_interleave(per_class)
-    names = tuple(f"class {c}" for c in range(num_classes))
-    store = torch.zeros(len(labels), 3, 2, 2, dtype=torch.uint8)
-    return ImageSet(store, labels, names, "f", torch.arange(len(labels)))
 
 
 def test_the_first_trial_is_the_default_and_the_others_are_random_within_the_space():
@@ -38,35 +29,9 @@ def test_a_longer_search_repeats_the_shorter_one_and_another_seed_draws_others()
     assert three != draw_settings(DEFAULTS, SPACE, 3, seed=1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_folds_hold_out_other_classes_each_time_and_none_is_in_both_parts(count):
-    folds = class_folds(images(), count, seed=0)
-    assert len(folds) == count
-    held_out = [set(part.class_names) for _, part in folds]
-    for (training, _), names in zip(folds, held_out, strict=True):
-        assert set(training.class_names) | names == set(images().class_names)
-        assert not set(training.class_names) & names
-        assert training.labels.unique().tolist() == list(range(training.num_classes))
-    assert sum(map(len, held_out)) == len(set.union(*held_out))
-    if count == 4:
-        assert set.union(*held_out) == set(images().class_names)
-
-
-def test_another_seed_holds_out_other_classes():
-    first, second = (class_folds(images(40), 1, seed=seed)[0][1].class_names for seed in (0, 1))
-    assert first != second
-
-
-def test_too_few_classes_or_folds_are_refused():
-    with pytest.raises(ValueError, match="SEARCH_FOLDS=5 should be 1 to 4"):
-        class_folds(images(), 5, seed=0)
-    with pytest.raises(ValueError, match="7 training classes are too few"):
-        class_folds(images(7), 1, seed=0)
-
-
 def test_a_trial_scores_the_mean_over_folds_at_each_step():
     scores = iter([{10: 0.2, 20: 0.6}, {10: 0.4, 20: 0.2}])
-    trial = run_trial({"x": 1}, [(1, 2), (3, 4)], lambda settings, training, held: next(scores))
+    trial = run_trial({"x": 1}, [1, 2], lambda settings, fold: next(scores))
     assert trial.scores == pytest.approx({10: 0.3, 20: 0.4})
     assert (trial.best_step, trial.score) == (20, pytest.approx(0.4))
 
@@ -79,10 +44,10 @@ def test_of_equal_scores_the_earlier_step_and_the_earlier_trial_are_chosen():
 
 
 def test_a_trial_that_diverges_is_never_chosen_and_all_of_them_say_so():
-    def diverge(settings, training, held_out):
+    def diverge(settings, fold):
         raise FloatingPointError("the loss is nan")
 
-    lost = run_trial({"x": 1}, [(1, 2)], diverge)
+    lost = run_trial({"x": 1}, [1], diverge)
     assert lost.score == -1
     good = Trial({"x": 2}, {10: 0.0})
     assert best_of([lost, good, Trial({}, {10: nan})]) is good

@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmlkit.tables import circumstances, order_stability, show_claims, summarise
+from dmlkit.tables import (
+    circumstances,
+    order_stability,
+    show_claims,
+    steps_to,
+    summarise,
+    sweep_table,
+)
 
 
 def test_a_table_shows_means_intervals_and_the_number_of_replicates():
@@ -97,3 +104,49 @@ def test_an_order_that_every_class_agrees_on_is_stable_and_noise_is_not():
     assert float(table.loc["MAP@R", "beyond R@1"]) == pytest.approx(1 - of_noise, abs=0.011)
     assert 0 < float(table.loc["MAP@R", "standard error"]) < 0.3
     assert order_stability(rows, per_query, [*"ab"]).empty
+
+
+def test_a_sweep_shows_recall_at_1_in_percent_by_value_in_the_order_given():
+    rows = pd.DataFrame({"run_id": ["a0", "a1", "b0", "b1"], "method": ["a", "a", "b", "b"]})
+    per_query = {
+        run: {"labels": np.arange(2), "classes": np.array(names), "recall_at_1": np.full(2, value)}
+        for run, names, value in (
+            *(("a0", ["p", "q"], 0.2), ("a1", ["r", "s"], 0.4)),
+            *(("b0", ["p", "q"], 0.9), ("b1", ["r", "s"], 0.9)),
+        )
+    }
+    table = sweep_table(rows, per_query, {"big": "b", "small": "a"})
+    assert table.index.tolist() == ["big", "small"]
+    assert table["mean"].tolist() == pytest.approx([90, 30])
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    assert table.loc["small", "low"] == 0  # 12.7 * 10 points wide, cut off
+
+
+def test_the_first_step_near_the_last_value_is_counted_from_each_curve_and_averaged():
+    def history(*values):
+        return [
+            {"step": 10 * (i + 1), "validation_recall_at_1": value}
+            for i, value in enumerate(values)
+        ]
+
+    rows = pd.DataFrame(
+        {
+            "method": ["fast", "fast", "slow", "slow"],
+            "seed": [0, 1, 0, 1],
+            "history": [
+                *(history(0.5, 0.5, 0.5), history(0.1, 0.6, 0.6)),
+                *(history(0.1, 0.44, 0.5), history(0.1, 0.46, 0.5)),
+            ],
+        }
+    )
+    table = steps_to(rows, ["slow", "fast"])
+    # Of 0.5 and 0.6: 0.44 is below 0.45, 0.46 is not, and 0.5 is below 0.54.
+    assert table.loc["fast"].tolist() == ["55.0", "15", "15"]
+    assert table.loc["slow"].tolist() == ["50.0", "25", "> 30"]
+    names = ["validation R@1", "steps to 90% of it", "steps to 90% of the best"]
+    assert table.columns.tolist() == names
+
+
+def test_without_validation_there_is_nothing_to_come_near_to():
+    rows = pd.DataFrame({"method": ["x"], "seed": [0], "history": [[{"step": 1, "loss": 2.0}]]})
+    assert steps_to(rows, ["x"]).columns.empty

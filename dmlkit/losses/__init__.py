@@ -27,6 +27,7 @@ from dmlkit.losses.norm_softmax import NormSoftmaxLoss as NormSoftmaxLoss
 from dmlkit.losses.nt_xent import NTXentLoss as NTXentLoss
 from dmlkit.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from dmlkit.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
+from dmlkit.losses.sampled_norm_softmax import SampledNormSoftmaxLoss as SampledNormSoftmaxLoss
 from dmlkit.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from dmlkit.losses.triplet import TripletLoss as TripletLoss
 from dmlkit.losses.weight import WeightLoss as WeightLoss

@@ -13,14 +13,29 @@ class EmbeddingHead(nn.Module):
         layer_norm: normalise the features first, without learned scale or shift (Zhai and Wu,
             2019, for NormSoftmax).
         bias: add a learned bias; Zhai and Wu have none.
+        project: have the linear map; without it the features themselves are the embedding, as Zhai
+            and Wu have it where D is F.
+
+    Raises:
+        ValueError: no projection although D is not F.
     """
 
     def __init__(
-        self, in_features: int, embedding_dim: int, *, layer_norm: bool = False, bias: bool = True
+        self,
+        in_features: int,
+        embedding_dim: int,
+        *,
+        layer_norm: bool = False,
+        bias: bool = True,
+        project: bool = True,
     ) -> None:
         super().__init__()
+        if not project and embedding_dim != in_features:
+            raise ValueError(
+                f"{in_features} features are no embedding of {embedding_dim} without a projection"
+            )
         self.norm = nn.LayerNorm(in_features, elementwise_affine=False) if layer_norm else None
-        self.linear = nn.Linear(in_features, embedding_dim, bias=bias)
+        self.linear = nn.Linear(in_features, embedding_dim, bias=bias) if project else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return unit-length embeddings (B, D) of ``features`` (B, F)."""

@@ -51,6 +51,7 @@ def build(name, **settings):
     known = {
         "num_classes": NUM_CLASSES,
         "embedding_dim": DIM,
+        "num_sampled": NUM_CLASSES - 1,
         "generator": torch.Generator().manual_seed(0),
     }
     wanted = inspect.signature(LOSSES[name]).parameters
@@ -83,7 +84,7 @@ def test_it_is_called_with_embeddings_labels_and_pairs_by_name(name):
 def test_its_settings_are_given_by_name_and_kept_under_that_name(name):
     loss_fn = build(name)
     for setting, parameter in inspect.signature(LOSSES[name]).parameters.items():
-        if setting not in ("num_classes", "embedding_dim", "generator"):
+        if setting not in ("num_classes", "embedding_dim", "num_sampled", "generator"):
             assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
             assert getattr(loss_fn, setting) == parameter.default
 
@@ -281,7 +282,8 @@ def test_giving_every_pair_changes_nothing_where_it_mines_none(name):
 
 
 def test_no_two_losses_are_the_same():
-    embeddings = F.normalize(raw_rows())
-    values = {name: build(name)(embeddings, LABELS).item() for name in LOSSES}
+    # A class is absent, as sampling classes makes no difference while all are in the batch.
+    embeddings, labels = F.normalize(raw_rows()), LABELS % (NUM_CLASSES - 1)
+    values = {name: build(name)(embeddings, labels).item() for name in LOSSES}
     for one, other in itertools.combinations(values, 2):
         assert values[one] != pytest.approx(values[other]), f"{one} and {other}"

@@ -4,6 +4,8 @@ import itertools
 from fractions import Fraction
 from statistics import mean
 
+import faiss
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +90,25 @@ def test_a_bit_is_one_above_zero_and_at_zero_it_is_not():
 def test_embeddings_that_are_not_finite_are_not_binarised(value):
     with pytest.raises(ValueError, match="NaN or infinity"):
         binarise(torch.tensor([[1.0, value]]))
+
+
+def test_packed_bits_keep_their_order_take_a_32nd_and_are_as_far_apart_for_faiss():
+    embeddings = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    codes = binarise(embeddings)
+    packed = np.packbits(codes.numpy(), axis=1)
+    assert 32 * packed.nbytes == embeddings.numpy().nbytes
+    assert (np.unpackbits(packed, axis=1) == codes.numpy()).all()
+    index = faiss.IndexBinaryFlat(32)
+    index.add(packed)
+    distances, neighbours = index.search(packed, 40)
+    ours = (codes[:, None] != codes).sum(dim=2)
+    assert (distances == ours.sort(dim=1).values.numpy()).all()
+    # Whatever order faiss gives ties, its Recall@1 lies between our bounds.
+    labels = torch.arange(40) % 8
+    first = [next(n for n in near if n != query) for query, near in enumerate(neighbours)]
+    recall = (labels[first] == labels).float().mean().item()
+    worst, best = code_metrics(codes, labels, ks=(1,)).bounds()["recall_at_1"]
+    assert worst - 1e-6 <= recall <= best + 1e-6
 
 
 def test_two_ties_by_hand():

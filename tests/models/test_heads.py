@@ -1,6 +1,8 @@
 """Embeddings of unit length."""
 
+import pytest
 import torch
+from torch.nn.functional import layer_norm, normalize
 
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 
@@ -15,3 +17,12 @@ def test_the_layer_norm_head_ignores_the_level_and_scale_of_features():
     features = torch.randn(3, 6)
     assert head.linear.bias is None
     assert torch.allclose(head(features), head(5 * features + 7), atol=1e-5)
+
+
+def test_without_a_projection_the_features_are_the_embedding_and_their_number_has_to_fit():
+    head = EmbeddingHead(6, 6, layer_norm=True, project=False)
+    features = torch.randn(3, 6)
+    assert not list(head.parameters())
+    assert torch.allclose(head(features), normalize(layer_norm(features, (6,))))
+    with pytest.raises(ValueError, match="6 features are no embedding of 4"):
+        EmbeddingHead(6, 4, project=False)
