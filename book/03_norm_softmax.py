@@ -312,8 +312,6 @@ if OPTIMIZER not in ("adam", "sgd"):
     raise ValueError(f"OPTIMIZER={OPTIMIZER!r} is unknown; choose adam or sgd")
 if CACHED_VIEWS and RANDOM_CROP == "square":
     raise ValueError("cached views are resized crops; with CACHED_VIEWS set RANDOM_CROP=resized")
-if PICTURED_SEED not in SEEDS:
-    raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
 
 freeze = partial(cache_views, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device)
 if CACHED_VIEWS:
@@ -604,6 +602,8 @@ for seed in SEEDS:
 # the paper's code. Labels drawn at random get the NMI beside it; *AMI* is adjusted for that. (Bits are not clustered.)
 
 # %%
+if PICTURED_SEED not in SEEDS:
+    raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
 rows = results.load(list(runs.values()))
 per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
 clusters = ("nmi_geometric", "nmi_geometric_of_random_labels", "ami")
