@@ -784,8 +784,10 @@ results.save_table("search_time", timed, on, of_data=False)
 # make the sum, and so the loss, too small, and less of its gradient comes from classes outside the batch. *Corrected* counts
 # each drawn class as many times as there are classes like it, one over its chance to be drawn
 # ([Jean et al., 2015](https://arxiv.org/abs/1412.2007)), so that the sum is right on average.
-# [class_subsampling.md](../results/benchmarks/class_subsampling.md) measures how far both are off. (Adam's momentum goes on
-# moving class vectors that a step leaves out.)
+# [class_subsampling.md](../results/benchmarks/class_subsampling.md) measures how far both are off, with 11,318 classes. Before
+# training a tenth of them turns the gradient by nothing that matters (cosine 0.999 with the full one). On an embedding that
+# separates classes it does (0.87), and the correction mends most of that (0.99). (Adam's momentum goes on moving class
+# vectors that a step leaves out.)
 
 # %%
 show_sweep("class_share", "share of the training classes in the softmax of a step")
@@ -796,7 +798,8 @@ show_sweep("class_share_corrected", "share of the training classes, corrected")
 # %% [markdown]
 # What a step costs: forward, backward and the update of the class vectors by plain SGD, 75 embeddings of 512 components of 15
 # classes, all classes against 1,000 of them with a sparse gradient; median of three. Memory is what the sizes say: the
-# class vectors, and six arrays as large as those that take part, on the way back through their normalisation.
+# class vectors, and six arrays as large as those that take part, on the way back through their normalisation. Already at the
+# 11,318 classes of SOP a subset of 1,000 is several times as fast; one of 10,000 is not.
 
 # %%
 of_row, costs = 4 * 512 / 2**20, {}

@@ -13,6 +13,7 @@ TITLES = {
     "map_at_r": "MAP@R",
     "nmi": "NMI",
     "nmi_geometric": "NMI",
+    "nmi_geometric_of_random_labels": "NMI, random",
     "ami": "AMI",
 }
 
