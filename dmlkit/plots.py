@@ -188,7 +188,7 @@ def nearest_neighbours(
         count: neighbours shown, at most K.
     """
     count = min(count, neighbours.shape[1])
-    size = (1.15 * (count + 1), 1.2 * len(queries) + 0.3)
+    size = (0.8 * (count + 1), 0.9 * len(queries) + 0.3)
     figure, axes = plt.subplots(len(queries), count + 1, figsize=size, squeeze=False)
     for line, query in zip(axes, range(len(queries)), strict=True):
         shown = torch.cat([queries[query : query + 1], neighbours[query, :count]])
@@ -215,7 +215,7 @@ def sample_images(image_set: ImageSet, *, classes: int = 6, per_class: int = 8) 
     classes = min(classes, image_set.num_classes)
     columns = min(per_class, int(labels.bincount()[:classes].min()))
     figure, axes = plt.subplots(
-        classes, columns, figsize=(1.1 * columns, 1.1 * classes), squeeze=False
+        classes, columns, figsize=(0.75 * columns, 0.75 * classes), squeeze=False
     )
     for label, line in enumerate(axes):
         positions = (labels == label).nonzero().squeeze(1)[:columns]
