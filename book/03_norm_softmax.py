@@ -737,10 +737,11 @@ crossed = rows.assign(
     dimension=rows["method"].str.removesuffix("_binary").map(of_size),
     code=np.where(rows["method"].str.endswith("_binary"), "bits", "float"),
 ).dropna(subset="dimension")
+shown = not_run("dimension")
 if len(crossed):
     crossed = 100 * crossed.pivot_table("metric_recall_at_1", ["trunk", "code"], "dimension")
-    results.save_table("trunks", crossed.round(1).rename(columns=int))
-crossed.round(1).rename(columns=int) if len(crossed) else not_run("dimension")
+    shown = results.save_table("trunks", crossed.round(1).rename(columns=int))
+shown
 
 # %%
 published_part("dimension")

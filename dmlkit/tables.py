@@ -46,9 +46,8 @@ def summarise(
         of_method = rows[rows["method"] == method]
         line: dict[str, object] = {"method": method}
         for metric in intervals:
-            found = estimate([per_query[i] for i in of_method["run_id"]], metric)
-            low, high = np.clip(100 * np.array(found.interval()), 0, 100)
-            line[metric_title(metric)] = f"{100 * found.mean:.1f} [{low:.1f}, {high:.1f}]"
+            mean, low, high = _percent(of_method, per_query, metric)
+            line[metric_title(metric)] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
             mean = 100 * of_method[f"metric_{metric}"].mean()
             line[metric_title(metric)] = "–" if np.isnan(mean) else f"{mean:.1f}"
@@ -73,14 +72,20 @@ def sweep_table(
         points: value of the parameter to the method that has it, in display order.
         metric: name of a per-query metric.
     """
-    lines = {}
-    for value, method in points.items():
-        found = estimate(
-            [per_query[i] for i in rows.loc[rows["method"] == method, "run_id"]], metric
-        )
-        low, high = np.clip(found.interval(), 0, 1)
-        lines[value] = {"mean": 100 * found.mean, "low": 100 * low, "high": 100 * high}
-    return pd.DataFrame(lines).T
+    lines = {
+        value: _percent(rows[rows["method"] == method], per_query, metric)
+        for value, method in points.items()
+    }
+    return pd.DataFrame.from_dict(lines, orient="index", columns=["mean", "low", "high"])
+
+
+def _percent(
+    rows: pd.DataFrame, per_query: dict[str, PerQuery], metric: str
+) -> tuple[float, float, float]:
+    """Return mean and 95 % interval of a metric over ``rows`` of one method, in percent."""
+    found = estimate([per_query[i] for i in rows["run_id"]], metric)
+    low, high = np.clip(100 * np.array(found.interval()), 0, 100)
+    return 100 * found.mean, low, high
 
 
 def steps_to(
