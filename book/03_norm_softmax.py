@@ -481,7 +481,7 @@ sweeps["class_share_corrected"] = {
     for share in CLASS_SHARES
 }
 sweeps["trunk"] = {}
-for line in OTHER_TRUNKS:
+for line in OTHER_TRUNKS if "trunk" in SWEEPS else []:
     if len(line.split()) != 3 or line.split()[0] not in set(TRUNKS) - {TRUNK}:
         raise ValueError(
             f"OTHER_TRUNKS: {line!r} should be another trunk than {TRUNK}, its weights and its input "

@@ -252,6 +252,7 @@ def test_points_of_a_sweep_keep_the_defaults_and_search_their_steps_alone(run_dm
         **{"REFERENCES": "[frozen_trunk]", "SEARCH_TRIALS": 3, "SEARCH_FOLDS": 1},
         # As many steps as let each replicate have a worker of its own.
         **{"BATCH_SIZE": 8, "STEPS": 100, "MEASURE_EVERY": 50, "SEEDS": "[0, 1]"},
+        "OTHER_TRUNKS": '["small_convnet none torchvision"]',  # of a sweep that is not run
     }
     arguments = [word for name, value in changes.items() for word in ("-p", name, str(value))]
     finished = run_dmlkit(
