@@ -670,9 +670,9 @@ for seed, method in product(SEEDS, REFERENCES + methods):
 if PICTURED_SEED not in SEEDS:
     raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
 rows = results.load(list(runs.values()))
-per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
+by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
 means = tuple(f"recall_at_{k}" for k in RECALL_AT if k > 1)
-table = summarise(rows, per_query, REFERENCES + methods, means=means)
+table = summarise(rows, by_class, REFERENCES + methods, means=means)
 results.save_table("main", table, circumstances(rows))
 
 # %% [markdown]
@@ -786,7 +786,7 @@ cells if len(tried) else "No random trials."
 # replicates and 20 cuts each; 1 is the same order. What decides is the difference to Recall@1, in the same cuts.
 
 # %%
-results.save_table("stability", order_stability(rows, per_query, methods))
+results.save_table("stability", order_stability(rows, by_class, methods))
 
 # %% [markdown]
 # ## Learning curves
@@ -862,7 +862,7 @@ results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY
 rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
 # Random halves of one set of classes overlap; species drawn anew for each replicate do not.
 overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
-claims = judge("02_baseline_losses", rung, rows, per_query, overlap=overlap)
+claims = judge("02_baseline_losses", rung, rows, by_class, overlap=overlap)
 show_claims(results.save_claims(claims))
 
 # %% [markdown]

@@ -605,11 +605,11 @@ for seed in SEEDS:
 if PICTURED_SEED not in SEEDS:
     raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
 rows = results.load(list(runs.values()))
-per_query = {run.run_id: results.per_query(run.run_id) for run in runs.values()}
+by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
 clusters = ("nmi_geometric", "nmi_geometric_of_random_labels", "ami")
 means = (*(f"recall_at_{k}" for k in RECALL_AT if k > 1), *clusters)
 headline = METHODS + ["norm_softmax_binary"] * ("norm_softmax" in METHODS)
-table = summarise(rows, per_query, REFERENCES + headline, means=means)
+table = summarise(rows, by_class, REFERENCES + headline, means=means)
 results.save_table("main", table, circumstances(rows))
 
 # %% [markdown]
@@ -645,7 +645,7 @@ def not_run(sweep):
 def results_of(sweep):
     """Return one line per point of a sweep."""
     methods = [m + end for m in sweeps[sweep] for end in ("", "_binary") if (m + end) in ran]
-    return summarise(rows, per_query, methods, means=("nmi_geometric", "ami"))
+    return summarise(rows, by_class, methods, means=("nmi_geometric", "ami"))
 
 
 def published_part(part):
@@ -660,7 +660,7 @@ def show_sweep(sweep, label):
     if sweep not in SWEEPS:
         return not_run(sweep)
     points = {method.removeprefix(f"norm_softmax_{sweep}_"): method for method in sweeps[sweep]}
-    curve = sweep_table(rows, per_query, points)
+    curve = sweep_table(rows, by_class, points)
     results.save_figure(sweep, sweep_curves({"NormSoftmax": curve}, label))
     return results.save_table(sweep, results_of(sweep))
 
@@ -712,7 +712,7 @@ if "dimension" in SWEEPS:
     curves = {
         name: sweep_table(
             rows,
-            per_query,
+            by_class,
             {changed["EMBEDDING_DIM"] * size // 8: m + suffix for m, changed in dims.items()},
         )
         for name, suffix, size in (("float", "", 32), ("binary", "_binary", 1))
@@ -721,7 +721,7 @@ if "dimension" in SWEEPS:
     of_bits = rows.set_index("method").loc[[f"{m}_binary" for m in dims]].groupby(level=0)
     bounds = 100 * of_bits[["metric_recall_at_1_worst", "metric_recall_at_1_best"]].mean()
     bounds = bounds.map("{:.1f}".format).set_axis(["ties wrong", "ties right"], axis=1)
-    table = summarise(rows, per_query, [m + end for m in dims for end in ("", "_binary")])
+    table = summarise(rows, by_class, [m + end for m in dims for end in ("", "_binary")])
     sizes = [f"{d['EMBEDDING_DIM'] * size // 8:,}" for d in dims.values() for size in (32, 1)]
     table = table.assign(bytes=sizes).join(bounds).fillna("")
     results.save_table("dimension", table)
@@ -865,7 +865,7 @@ results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY
 # %%
 rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
 overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
-claims = judge("03_norm_softmax", rung, rows, per_query, overlap=overlap)
+claims = judge("03_norm_softmax", rung, rows, by_class, overlap=overlap)
 show_claims(results.save_claims(claims))
 
 # %% [markdown]

@@ -1,10 +1,10 @@
-"""Verdicts on the claims of the papers, from stored per-query results."""
+"""Verdicts on the claims of the papers, from stored results."""
 
 import numpy as np
 import pandas as pd
 
 from dmlkit.datasets import FAMILIES
-from dmlkit.intervals import Estimate, PerQuery, paired_difference
+from dmlkit.intervals import Estimate, Scores, paired_difference
 from dmlkit.paths import PROJECT_ROOT
 
 JUDGED = (
@@ -21,7 +21,7 @@ def judge(
     chapter: str,
     rung: str,
     rows: pd.DataFrame,
-    per_query: dict[str, PerQuery],
+    by_class: dict[str, Scores],
     *,
     overlap: float,
 ) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def judge(
         chapter: the chapter's name.
         rung: where it was run: drawn, features, birds, omniglot or paper.
         rows: rows of the chapter's runs, one per method and replicate.
-        per_query: per-query results by run_id.
+        by_class: results by class (or query) of each run_id.
         overlap: see :func:`dmlkit.intervals.estimate`.
 
     Returns:
@@ -51,7 +51,7 @@ def judge(
         (claims["chapter"] == chapter) & claims["rungs"].map(lambda rungs: rung in rungs.split())
     ]
     results = {
-        method: {row.seed: per_query[row.run_id] for row in group.itertuples()}
+        method: {row.seed: by_class[row.run_id] for row in group.itertuples()}
         for method, group in rows.groupby("method")
     }
     judged = []

@@ -38,8 +38,9 @@ from scipy import optimize, stats
 
 DRAWS = 4000  # bootstrap draws; a p value cannot be smaller than 1 / (DRAWS + 1)
 # Of one replicate: labels (Q,) int, the place of each query's class in classes (C,), which holds
-# a name per class, and metrics (Q,) by name.
-PerQuery = dict[str, np.ndarray]
+# a name per class; metrics (Q,) by name; and, where a line is the mean of several queries of its
+# class, how many: queries (Q,) int.
+Scores = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,12 @@ class Estimate:
 
 
 def paired_difference(
-    first: list[PerQuery], second: list[PerQuery], metric: str, *, overlap: float = 0.0
+    first: list[Scores], second: list[Scores], metric: str, *, overlap: float = 0.0
 ) -> Estimate:
     """Compare two methods on the same replicates, query by query: first minus second.
 
     Args:
-        first: per-query results of one method, see ``estimate``.
+        first: results of one method, see ``estimate``.
         second: the same of the other method, replicate by replicate for the same queries.
         metric: which metric.
         overlap: see ``estimate``.
@@ -156,8 +157,8 @@ def paired_difference(
         )
     pairs = list(zip(first, second, strict=True))
     for number, (one, other) in enumerate(pairs):
-        for key in ("labels", "classes"):
-            if not np.array_equal(one[key], other[key]):
+        for key in ("labels", "classes", "queries"):
+            if not np.array_equal(one.get(key), other.get(key)):
                 raise ValueError(
                     f"in replicate {number} the {key} of the two methods differ; "
                     "test both on the same queries"
@@ -169,7 +170,7 @@ def paired_difference(
 
 
 def estimate(
-    replicates: list[PerQuery],
+    replicates: list[Scores],
     metric: str,
     *,
     overlap: float = 0.0,
@@ -181,8 +182,9 @@ def estimate(
     Args:
         replicates: per replicate the metrics (Q,) of its queries; ``labels`` (Q,) int, the place of
             each query's class in ``classes``; and ``classes`` (C,), one name per class, the same
-            name being the same class in all replicates. Of a single replicate nothing is known but
-            how its test classes vary, so its interval leaves the rest out.
+            name being the same class in all replicates. Or what ``class_means`` makes of these. Of
+            a single replicate nothing is known but how its test classes vary, so its interval
+            leaves the rest out.
         metric: which metric.
         overlap: test classes / training classes of random splits drawn from the same classes, the
             Nadeau-Bengio correction of the t interval; 0 for independent replicates.
@@ -227,12 +229,36 @@ def estimate(
     return Estimate(float(means.mean()), drawn, between, shared, n, overlap, num_classes)
 
 
+def class_means(scores: Scores) -> Scores:
+    """Return one line per class that has queries; every estimate from it is the same.
+
+    Args:
+        scores: of one replicate, a line per query, see ``estimate``.
+
+    Returns:
+        ``labels`` (C',), ``classes`` (C,), ``queries`` (C',) and each metric's means (C',) float32.
+    """
+    queries = np.bincount(scores["labels"], minlength=len(scores["classes"]))
+    (tested,) = queries.nonzero()
+    means = {
+        name: (np.bincount(scores["labels"], weights=values)[tested] / queries[tested])
+        for name, values in scores.items()
+        if name not in ("labels", "classes")
+    }
+    return {
+        "labels": tested,
+        "classes": scores["classes"],
+        "queries": queries[tested],
+        **{name: values.astype(np.float32) for name, values in means.items()},
+    }
+
+
 def _width(num_classes: float) -> float:
     """Return half the width of a 95 % interval in standard errors estimated from classes."""
     return float(stats.t.ppf(0.975, min(num_classes - 1, 10**6)))
 
 
-def _class_sums(replicates: list[PerQuery], metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _class_sums(replicates: list[Scores], metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums of a metric and the numbers of queries, both (C, n), by class."""
     if not replicates:
         raise ValueError("there are no replicates to estimate from; give at least one")
@@ -246,21 +272,21 @@ def _class_sums(replicates: list[PerQuery], metric: str) -> tuple[np.ndarray, np
     counts = np.zeros_like(sums)
     for column, replicate in enumerate(replicates):
         rows = np.array([place[name] for name in replicate["classes"]])
-        rows = rows[replicate["labels"]]
-        np.add.at(sums[:, column], rows, replicate[metric])
-        np.add.at(counts[:, column], rows, 1)
+        rows, queries = rows[replicate["labels"]], replicate.get("queries", 1)
+        np.add.at(sums[:, column], rows, replicate[metric] * queries)
+        np.add.at(counts[:, column], rows, queries)
     return sums, counts
 
 
-def _values(replicate: PerQuery, metric: str) -> np.ndarray:
+def _values(replicate: Scores, metric: str) -> np.ndarray:
     """Return the metric's values, float64, or say which metrics there are."""
     if metric not in replicate:
-        known = ", ".join(sorted(set(replicate) - {"labels", "classes"}))
+        known = ", ".join(sorted(set(replicate) - {"labels", "classes", "queries"}))
         raise ValueError(f"there is no metric {metric!r}; these results have {known}")
     return np.asarray(replicate[metric], dtype=float)
 
 
-def _check_replicate(which: str, replicate: PerQuery, metric: str) -> None:
+def _check_replicate(which: str, replicate: Scores, metric: str) -> None:
     """Raise ValueError for results from which nothing, or nonsense, would follow."""
     values, labels, classes = _values(replicate, metric), replicate["labels"], replicate["classes"]
     if not len(values) or values.shape != labels.shape:

@@ -1,7 +1,7 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (per-query results), ``runs.csv`` derived from them, ``searches/<run_id>.json``
+``<run_id>.npz`` (results by test class), ``runs.csv`` derived from them, ``searches/<run_id>.json``
 (what a search tried and how it did on held-out training classes), ``tables/``, ``figures/``,
 ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and ``pictures/`` stay local.
 """
@@ -22,6 +22,7 @@ import torch
 
 from dmlkit.chapters import code_fingerprint, parameter_defaults
 from dmlkit.evaluation import Evaluation
+from dmlkit.intervals import Scores, class_means
 from dmlkit.paths import check_writable, resolve, write_atomically
 from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.search import Trial
@@ -120,7 +121,7 @@ class ChapterResults:
         last: Evaluation | None = None,
         fit: Fit | None = None,
     ) -> dict[str, Any]:
-        """Write the row, per-query results and embeddings of a finished run, and return the row.
+        """Write the row, results by class and embeddings of a finished run, and return the row.
 
         Args:
             run: which run.
@@ -130,13 +131,15 @@ class ChapterResults:
             fit: what training returned; None for references that are not trained.
         """
         row = self._row(run, selected, last or selected, fit or Fit())
-        per_query = {k: values.numpy() for k, values in selected.retrieval.per_query.items()}
+        by_class = class_means(
+            {name: values.numpy() for name, values in selected.retrieval.per_query.items()}
+            | {"labels": selected.retrieval.labels.numpy(), "classes": np.array(class_names)}
+        )
         with (
             write_atomically(self._row_path(run).with_suffix(".npz")) as path,
             path.open("wb") as f,
         ):
-            labels = selected.retrieval.labels.numpy()
-            np.savez_compressed(f, labels=labels, classes=np.array(class_names), **per_query)
+            np.savez_compressed(f, **by_class)
         if run.seed == self.parameters["PICTURED_SEED"]:
             with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
                 np.save(f, selected.embeddings.numpy().astype(np.float16))
@@ -175,7 +178,7 @@ class ChapterResults:
             "commit": commit(),
             "versions": versions(),
             "data_fingerprint": run.data_fingerprint,
-            "history": fit.history,
+            "history": [{k: round(v, 6) for k, v in point.items()} for point in fit.history],
         }
 
     def trials(
@@ -230,8 +233,8 @@ class ChapterResults:
             table.to_csv(path, index=False)
         return rows
 
-    def per_query(self, run_id: str) -> dict[str, np.ndarray]:
-        """Return ``labels`` (Q,), names of ``classes`` (C,) and metrics (Q,) of a run."""
+    def by_class(self, run_id: str) -> Scores:
+        """Return what ``class_means`` made of a run's results: a line per class tested."""
         with np.load(self.folder / "runs" / f"{run_id}.npz") as stored:
             return dict(stored)
 

@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 
-from dmlkit.intervals import PerQuery
+from dmlkit.intervals import Scores
 
 SCHEMES = ("new classes", "random halves", "the same classes")
 
@@ -40,7 +40,7 @@ def draw_scores(
     generator: np.random.Generator,
     *,
     per_class: int = 10,
-) -> list[PerQuery]:
+) -> list[Scores]:
     """Return the metric ``score`` of each query, replicate by replicate.
 
     Args:

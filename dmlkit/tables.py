@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from dmlkit.intervals import PerQuery, estimate
+from dmlkit.intervals import Scores, estimate
 
 TITLES = {
     "r_precision": "RP",
@@ -25,7 +25,7 @@ def metric_title(metric: str) -> str:
 
 def summarise(
     rows: pd.DataFrame,
-    per_query: dict[str, PerQuery],
+    by_class: dict[str, Scores],
     methods: list[str],
     *,
     intervals: tuple[str, ...] = ("recall_at_1", "r_precision", "map_at_r"),
@@ -35,7 +35,7 @@ def summarise(
 
     Args:
         rows: rows of runs, fractions in [0, 1].
-        per_query: per-query results by run_id.
+        by_class: results by class (or query) of each run_id.
         methods: methods in display order.
         intervals: metrics shown as ``mean [low, high]``, the interval of replicates and query
             classes (see :mod:`dmlkit.intervals`); with one replicate, of classes alone.
@@ -46,7 +46,7 @@ def summarise(
         of_method = rows[rows["method"] == method]
         line: dict[str, object] = {"method": method}
         for metric in intervals:
-            mean, low, high = _percent(of_method, per_query, metric)
+            mean, low, high = _percent(of_method, by_class, metric)
             line[metric_title(metric)] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         for metric in means:
             mean = 100 * of_method[f"metric_{metric}"].mean()
@@ -60,7 +60,7 @@ def summarise(
 
 def sweep_table(
     rows: pd.DataFrame,
-    per_query: dict[str, PerQuery],
+    by_class: dict[str, Scores],
     points: dict[Any, str],
     metric: str = "recall_at_1",
 ) -> pd.DataFrame:
@@ -68,22 +68,22 @@ def sweep_table(
 
     Args:
         rows: rows of runs.
-        per_query: per-query results by run_id.
+        by_class: results by class (or query) of each run_id.
         points: value of the parameter to the method that has it, in display order.
         metric: name of a per-query metric.
     """
     lines = {
-        value: _percent(rows[rows["method"] == method], per_query, metric)
+        value: _percent(rows[rows["method"] == method], by_class, metric)
         for value, method in points.items()
     }
     return pd.DataFrame.from_dict(lines, orient="index", columns=["mean", "low", "high"])
 
 
 def _percent(
-    rows: pd.DataFrame, per_query: dict[str, PerQuery], metric: str
+    rows: pd.DataFrame, by_class: dict[str, Scores], metric: str
 ) -> tuple[float, float, float]:
     """Return mean and 95 % interval of a metric over ``rows`` of one method, in percent."""
-    found = estimate([per_query[i] for i in rows["run_id"]], metric)
+    found = estimate([by_class[i] for i in rows["run_id"]], metric)
     low, high = np.clip(100 * np.array(found.interval()), 0, 100)
     return 100 * found.mean, low, high
 
@@ -134,7 +134,7 @@ def steps_to(
 
 def order_stability(
     rows: pd.DataFrame,
-    per_query: dict[str, PerQuery],
+    by_class: dict[str, Scores],
     methods: list[str],
     *,
     metrics: tuple[str, ...] = ("recall_at_1", "r_precision", "map_at_r"),
@@ -144,7 +144,7 @@ def order_stability(
 
     Args:
         rows: rows of runs.
-        per_query: per-query results by run_id.
+        by_class: results by class (or query) of each run_id.
         methods: methods to order.
         metrics: what to order them by.
         cuts: random cuts of the classes of each replicate.
@@ -159,22 +159,18 @@ def order_stability(
     generator, agreement = np.random.default_rng(0), {metric: [] for metric in metrics}
     for _, of_seed in rows[rows["method"].isin(methods)].groupby("seed"):
         run_ids = of_seed.set_index("method").loc[methods, "run_id"]
-        results = [per_query[run_id] for run_id in run_ids]
+        results = [by_class[run_id] for run_id in run_ids]
         labels, num_classes = results[0]["labels"], len(results[0]["classes"])
+        queries = results[0].get("queries", np.ones(len(labels)))
         halves = [generator.permutation(num_classes) < num_classes // 2 for _ in range(cuts)]
+        halves = [half[labels] for half in halves]
         for metric in metrics:
-            scores = np.array([result[metric] for result in results])  # (methods, Q)
-            agreement[metric].append(
-                np.mean(
-                    [
-                        kendalltau(
-                            scores[:, half[labels]].mean(axis=1),
-                            scores[:, ~half[labels]].mean(axis=1),
-                        ).statistic
-                        for half in halves
-                    ]
-                )
-            )
+            sums = np.array([result[metric] for result in results]) * queries  # (methods, Q)
+            of_halves = [
+                [sums[:, part].sum(axis=1) / queries[part].sum() for part in (half, ~half)]
+                for half in halves
+            ]
+            agreement[metric].append(np.mean([kendalltau(*both).statistic for both in of_halves]))
     first = np.array(agreement[metrics[0]])
     lines = {}
     for metric, values in agreement.items():

@@ -82,18 +82,18 @@ def test_claims_are_judged_by_paper_rung_and_available_methods(tmp_path, monkeyp
     rows = pd.DataFrame(
         [{"run_id": f"{m}{s}", "method": m, "seed": s} for m in results for s in (2, 0, 1)]
     )
-    per_query = {f"{m}{s}": results[m][s] for m in results for s in range(3)}
+    by_class = {f"{m}{s}": results[m][s] for m in results for s in range(3)}
 
-    judged = judge("one", "drawn", rows, per_query, overlap=0.0)
+    judged = judge("one", "drawn", rows, by_class, overlap=0.0)
 
     assert judged["claim"].tolist() == ["X1"]
     assert judged.loc[0, "difference"] == pytest.approx(0.3, abs=0.01)
     assert judged.loc[0, "verdict"] == "held (demonstration)"
-    found = judge("one", "features", rows, per_query, overlap=0.0)
+    found = judge("one", "features", rows, by_class, overlap=0.0)
     assert found["verdict"].tolist() == ["held"]
     # On the drawn rung the paper has two claims, of which one was not run and counts as 1.
     assert judged.loc[0, "p_holm"] == pytest.approx(2 * found.loc[0, "p_holm"])
-    one_replicate = judge("one", "drawn", rows[rows["seed"] == 0], per_query, overlap=0.0)
+    one_replicate = judge("one", "drawn", rows[rows["seed"] == 0], by_class, overlap=0.0)
     assert one_replicate.empty
 
 
@@ -219,8 +219,8 @@ def ledger(tmp_path, monkeypatch, results, rung="features"):
     monkeypatch.setattr(claims, "PROJECT_ROOT", tmp_path)
     runs = [(method, seed, f"{method}-{seed}") for method in results for seed in results[method]]
     rows = pd.DataFrame(runs, columns=["method", "seed", "run_id"])
-    per_query = {run_id: results[method][seed] for method, seed, run_id in runs}
-    return judge("one", rung, rows, per_query, overlap=0.0)
+    by_class = {run_id: results[method][seed] for method, seed, run_id in runs}
+    return judge("one", rung, rows, by_class, overlap=0.0)
 
 
 def test_verdicts_are_those_after_holms_correction(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmlkit.intervals import Estimate, estimate, paired_difference
+from dmlkit.intervals import Estimate, class_means, estimate, paired_difference
 from dmlkit.simulation import SCHEMES, draw_scores, draw_splits
 from tests.per_query import SPREAD, replicates
 
@@ -67,6 +67,19 @@ def test_a_class_counts_by_its_queries_and_they_do_not_count_as_classes():
     # and 3/16 down, so that the variance of the classes is 2 / (2 - 1) times 2 x (3/16)^2.
     found = estimate([one([1, 1, 1, 0], "ab", [0, 0, 0, 1])] * 2, "m")
     assert (found.mean, found.shared) == pytest.approx((0.75, 4 * (3 / 16) ** 2))
+
+
+def test_means_of_classes_of_unlike_sizes_give_the_same_estimates_as_their_queries():
+    generator = np.random.default_rng(0)
+    labels = np.arange(12).repeat(np.arange(12))  # nobody asks for class 0
+    first, second = (
+        [one(generator.random(66), "abcdefghijkl", labels) for _ in range(3)] for _ in range(2)
+    )
+    summed = [[class_means(scores) for scores in method] for method in (first, second)]
+    assert summed[0][0]["labels"].tolist() == summed[0][0]["queries"].tolist() == [*range(1, 12)]
+    expected, found = paired_difference(first, second, "m"), paired_difference(*summed, "m")
+    for name in ("mean", "between", "shared", "draws"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-6)
 
 
 def test_of_a_single_replicate_the_interval_shows_the_classes_alone():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmlkit.intervals import class_means
 from dmlkit.tables import (
     circumstances,
     order_stability,
@@ -26,12 +27,12 @@ def test_a_table_shows_means_intervals_and_the_number_of_replicates():
         }
     )
     labels = np.arange(3)
-    per_query = {
+    by_class = {
         "x0": {"labels": labels, "classes": np.array(list("abc")), "map_at_r": np.full(3, 0.2)},
         "x1": {"labels": labels, "classes": np.array(list("def")), "map_at_r": np.full(3, 0.3)},
         "x2": {"labels": labels, "classes": np.array(list("ghi")), "map_at_r": np.full(3, 0.4)},
     }
-    table = summarise(rows, per_query, ["x"], intervals=("map_at_r",), means=("recall_at_8",))
+    table = summarise(rows, by_class, ["x"], intervals=("map_at_r",), means=("recall_at_8",))
     # The t interval of 20, 30, 40: 4.303 * 10 / sqrt(3) is 24.8.
     assert table.loc["x"].to_dict() == {
         "MAP@R": "30.0 [5.2, 54.8]",
@@ -88,34 +89,39 @@ def test_circumstances_name_every_device_that_took_part():
 
 def test_an_order_that_every_class_agrees_on_is_stable_and_noise_is_not():
     generator = np.random.default_rng(0)
-    labels, classes = np.arange(40).repeat(5), np.arange(40).astype(str)
-    per_query, lines = {}, []
+    labels = np.arange(40).repeat(np.arange(40) % 5 + 1)  # classes of one to five queries
+    classes = np.arange(40).astype(str)
+    by_class, lines = {}, []
     for seed in range(4):
         for level, method in enumerate("abcde"):
             noise = generator.normal(size=len(labels))
             values = {"map_at_r": 0.1 * level + 1e-3 * noise, "recall_at_1": noise}
-            per_query[f"{method}{seed}"] = {"labels": labels, "classes": classes, **values}
+            by_class[f"{method}{seed}"] = {"labels": labels, "classes": classes, **values}
             lines.append({"method": method, "seed": seed, "run_id": f"{method}{seed}"})
     rows = pd.DataFrame(lines)
-    table = order_stability(rows, per_query, [*"abcde"], metrics=("recall_at_1", "map_at_r"))
+    table = order_stability(rows, by_class, [*"abcde"], metrics=("recall_at_1", "map_at_r"))
     assert table.loc["MAP@R", "Kendall's tau"] == "1.00"
     of_noise = float(table.loc["R@1", "Kendall's tau"])
     assert abs(of_noise) < 0.4
     assert float(table.loc["MAP@R", "beyond R@1"]) == pytest.approx(1 - of_noise, abs=0.011)
     assert 0 < float(table.loc["MAP@R", "standard error"]) < 0.3
-    assert order_stability(rows, per_query, [*"ab"]).empty
+    assert order_stability(rows, by_class, [*"ab"]).empty
+    means = {run_id: class_means(scores) for run_id, scores in by_class.items()}
+    pd.testing.assert_frame_equal(
+        order_stability(rows, means, [*"abcde"], metrics=("recall_at_1", "map_at_r")), table
+    )
 
 
 def test_a_sweep_shows_recall_at_1_in_percent_by_value_in_the_order_given():
     rows = pd.DataFrame({"run_id": ["a0", "a1", "b0", "b1"], "method": ["a", "a", "b", "b"]})
-    per_query = {
+    by_class = {
         run: {"labels": np.arange(2), "classes": np.array(names), "recall_at_1": np.full(2, value)}
         for run, names, value in (
             *(("a0", ["p", "q"], 0.2), ("a1", ["r", "s"], 0.4)),
             *(("b0", ["p", "q"], 0.9), ("b1", ["r", "s"], 0.9)),
         )
     }
-    table = sweep_table(rows, per_query, {"big": "b", "small": "a"})
+    table = sweep_table(rows, by_class, {"big": "b", "small": "a"})
     assert table.index.tolist() == ["big", "small"]
     assert table["mean"].tolist() == pytest.approx([90, 30])
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
