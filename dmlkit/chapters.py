@@ -1,4 +1,4 @@
-"""The chapters as files: their parameters, their code's fingerprint, and the paired notebooks.
+"""The chapters as files: their parameters and the paired notebooks.
 
 ``book/NN_name.py`` (py:percent) is the source of a chapter. The ``.ipynb`` beside it is built from
 it, one way, without outputs and with stable cell ids, so it changes only where the text does.
@@ -8,7 +8,6 @@ import ast
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,87 +115,6 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
             raise ValueError(f"{where}: {name}={value!r} should be a list like {default!r}")
         checked[name] = value
     return checked
-
-
-def _package_digest() -> str:
-    """Return a digest of the modules that can change the numbers of a run."""
-    package = PROJECT_ROOT / "dmlkit"
-    reading_rows = {
-        "checking",
-        "chapters",
-        "results",
-        "tables",
-        "published",
-        "intervals",
-        "simulation",
-        "claims",
-        "plots",
-        "running",
-        "index",
-        "readme",
-        "cli",
-        "provenance",
-    }
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        # What readers list and what is drawn stands in the data fingerprint of a row.
-        is_data = path.parent.name in ("readers", "drawings")
-        if path.stem not in reading_rows and not is_data:
-            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-# Taken when dmlkit is imported: a module edited later is not the one that runs.
-PACKAGE_DIGEST = _package_digest()
-
-
-def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str:
-    """Return a digest of all code that can change the numbers of a chapter's runs.
-
-    That is dmlkit without the modules that only read rows, and the chapter's code cells up to the
-    one tagged ``runs``, the parameters aside, whose values stand in the row. So a new figure or
-    a corrected sentence makes no result stale.
-
-    Args:
-        chapter: name of the chapter.
-        executed: what the kernel has executed so far, where there is one. If that is not the
-            chapter as it stands on disk, the fingerprint begins with ``edited`` and matches none
-            made before.
-    """
-    notebook = read_notebook(chapter_source(chapter))
-    wanted = _code(up_to_runs(notebook))
-    if executed is not None:
-        cells = [cell.strip() for cell in executed if cell.strip()]
-        cells = [cell for cell in cells if not _assigns_parameters(cell)]
-        if not set(wanted) <= set(cells) <= set(_code(notebook)):
-            digest = hashlib.sha256((PACKAGE_DIGEST + "\n".join(cells)).encode())
-            return f"edited-{digest.hexdigest()[:12]}"
-    return hashlib.sha256((PACKAGE_DIGEST + "\n".join(wanted)).encode()).hexdigest()[:12]
-
-
-def _code(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return the sources of the code cells, the parameters aside."""
-    return [
-        cell.source.strip()
-        for cell in notebook.cells
-        if cell.cell_type == "code" and not _assigns_parameters(cell.source)
-    ]
-
-
-def _assigns_parameters(source: str) -> bool:
-    """Whether a cell only assigns UPPER_CASE names, as the parameters and injected cells do."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # a magic, or a cell that failed
-        return False
-    names = [
-        getattr(target, "id", "")
-        for statement in statements
-        for target in getattr(statement, "targets", [getattr(statement, "target", None)])
-    ]
-    return all(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements) and all(
-        name.isupper() for name in names
-    )
 
 
 def read_notebook(source: Path) -> nbformat.NotebookNode:

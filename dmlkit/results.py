@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dmlkit.chapters import code_fingerprint, parameter_defaults
+from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import Evaluation
+from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import Scores, class_means
 from dmlkit.paths import check_writable, resolve, write_atomically
 from dmlkit.provenance import commit, peak_mib, versions

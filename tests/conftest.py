@@ -1,5 +1,6 @@
 """What several test files share: a tree of class folders, and the smoke book executed once."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from dmlkit import chapters
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +25,14 @@ def class_tree(tmp_path):
             pixels = random.randint(256, size=(20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{image}.jpg")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def copied_book(tmp_path, monkeypatch):
+    """Return a copy of the book that a test may edit."""
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
+    return tmp_path / "book"
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,15 @@
-"""Chapters as files: parameters, profiles, fingerprints, notebooks."""
+"""Chapters as files: parameters, profiles, notebooks."""
 
 import os
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
-from dmlkit import chapters
 from dmlkit.chapters import (
     chapter_names,
     chapter_parameters,
-    code_fingerprint,
     parameter_defaults,
     profile_files,
     profile_names,
@@ -28,14 +25,6 @@ SHARED = {
     *("FREEZE_BN", "STEPS", "BATCH_SIZE", "LEARNING_RATE", "LOSS_LR", "SEEDS", "SELECTION"),
     *("PROTOCOL", "DEVICE", "PRECISION", "NUM_THREADS", "RESUME", "RESULTS_DIR"),
 }
-
-
-@pytest.fixture
-def copied_book(tmp_path, monkeypatch):
-    """Return a copy of the book that a test may edit."""
-    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
-    return tmp_path / "book"
 
 
 @pytest.mark.parametrize("chapter", chapter_names())
@@ -136,48 +125,6 @@ def test_the_cut_notebook_ends_with_the_cell_that_makes_the_runs():
     cut = up_to_runs(read_notebook(ROOT / "book" / f"{CHAPTER}.py"))
     assert "results.save(run" in cut.cells[-1].source
     assert not any("save_figure" in c.source and "umap" in c.source for c in cut.cells)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "is_stale"),
-    [
-        ("Adam(groups", "torch.optim.SGD(groups", True),
-        ("# ## The data\n", "# ## Data\n", False),
-        ("STEPS: int = 160", "STEPS: int = 161", False),
-        ('results.save_figure("umap"', 'results.save_figure("map"', False),
-    ],
-    ids=["training code", "prose", "a parameter, which stands in the row", "a figure"],
-)
-def test_only_code_that_can_change_a_run_makes_rows_stale(copied_book, old, new, is_stale):
-    before = code_fingerprint(CHAPTER)
-    source = copied_book / f"{CHAPTER}.py"
-    text = source.read_text()
-    assert old in text
-    source.write_text(text.replace(old, new))
-    assert (code_fingerprint(CHAPTER) != before) == is_stale
-
-
-def code_cells():
-    notebook = read_notebook(ROOT / "book" / f"{CHAPTER}.py")
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def test_a_kernel_that_executed_the_chapter_as_it_stands_has_its_fingerprint():
-    injected = "# Parameters\nSTEPS = 3\nSEEDS = [1]"
-    executed = ["", *code_cells(), injected, code_cells()[5]]
-    assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
-
-
-@pytest.mark.parametrize("extra", ["losses['contrastive'] = None", "%time"], ids=["code", "magic"])
-def test_a_kernel_that_executed_anything_else_has_another(extra):
-    edited = code_fingerprint(CHAPTER, [*code_cells(), extra])
-    assert edited.startswith("edited-")
-    assert edited != code_fingerprint(CHAPTER, [*code_cells(), extra, "more = 1"])
-
-
-def test_a_kernel_that_skipped_a_cell_has_another():
-    cells = [cell for cell in code_cells() if "MPerClassSampler(" not in cell]
-    assert code_fingerprint(CHAPTER, cells).startswith("edited-")
 
 
 def test_an_edit_of_the_notebook_alone_is_not_overwritten(copied_book):

@@ -17,6 +17,7 @@ LAYERS = [
     {"training", "evaluation", "features", "search"},
     {"references"},
     {"chapters", "intervals", "provenance"},
+    {"fingerprint"},
     {"plots", "results"},
     {"claims", "simulation"},
     {"tables", "readme"},
