@@ -546,7 +546,7 @@ results.save_table(
 
 # %%
 def pilot(profile, method):
-    """Return the per-query results of a method in the committed runs, replicate by replicate."""
+    """Return the results by class of a method in the committed runs, replicate by replicate."""
     folder = PROJECT_ROOT / "results" / profile / "02_baseline_losses"
     made = pd.read_csv(folder / "runs.csv").query("method == @method").sort_values("seed")
     return [dict(np.load(folder / "runs" / f"{run_id}.npz")) for run_id in made["run_id"]]
