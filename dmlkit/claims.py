@@ -40,7 +40,7 @@ def judge(
         chapter: the chapter's name.
         rung: where it was run: drawn, features, birds, omniglot or paper.
         rows: rows of the chapter's runs, one per method and replicate.
-        by_class: results by class (or query) of each run_id.
+        by_class: results of each run_id, see :func:`dmlkit.intervals.class_means`.
         overlap: see :func:`dmlkit.intervals.estimate`.
 
     Returns:

@@ -2,7 +2,8 @@
 
 That is the chapter's code cells up to the one tagged ``runs``, the parameters aside, whose values
 stand in the row; and those modules of dmlkit that these cells import, directly or through others,
-but for modules that only read rows. So a new figure, a corrected sentence, or a loss that the
+with the packages they are in. Modules that store, read or show rows do not count, nor do the lines
+that import from them; nor do docstrings. So a new figure, a corrected sentence, or a loss that the
 chapter does not use makes no result stale.
 """
 
@@ -17,21 +18,22 @@ import nbformat
 from dmlkit.chapters import chapter_source, read_notebook, up_to_runs
 from dmlkit.paths import PROJECT_ROOT
 
-READING_ROWS = {
-    *("checking", "chapters", "fingerprint", "results", "tables", "published", "intervals"),
-    *("simulation", "claims", "plots", "running", "index", "readme", "cli", "provenance"),
+OF_ROWS = {
+    *("dmlkit.chapters", "dmlkit.fingerprint", "dmlkit.results", "dmlkit.tables", "dmlkit.claims"),
+    *("dmlkit.published", "dmlkit.intervals", "dmlkit.simulation", "dmlkit.plots", "dmlkit.cli"),
+    *("dmlkit.running", "dmlkit.index", "dmlkit.readme", "dmlkit.provenance"),
 }
 # What readers list and what is drawn stands in the data fingerprint of a row.
-OF_DATA = {"readers", "drawings"}
+OF_DATA = ("dmlkit.datasets.readers", "dmlkit.datasets.drawings", "dmlkit.datasets.checking")
 
 Import = tuple[str, str | None]  # a module, and the name taken from it, if one is
 
 
 class Module(NamedTuple):
-    """Digest of a module's text, what that imports, and the names that it only passes on.
+    """Digest of a module's code, what that imports, and the names that it only passes on.
 
     These are imported as ``from module import name as name``; their lines are not in the digest,
-    and their modules count only for who asks for these names.
+    and their modules count only for who asks for these names, unless the module uses them itself.
     """
 
     digest: str
@@ -42,15 +44,32 @@ class Module(NamedTuple):
 def _read_module(path: Path) -> Module:
     """Return what the fingerprint needs to know of the module at ``path``."""
     text = path.read_text()
-    lines, tree = text.splitlines(), ast.parse(text)
-    passed_on = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and all(a.name == a.asname for a in node.names):
-            passed_on |= {alias.name: node.module for alias in node.names}
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-    kept = "\n".join(line for line in lines if line)
-    imports = [found for found in _imports(tree) if found[1] not in passed_on]
+    tree = ast.parse(text)
+    passing = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and all(a.name == a.asname for a in node.names)
+    ]
+    passed_on = {alias.name: node.module for node in passing for alias in node.names}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imports = [found for found in _imports(tree) if found[1] not in passed_on.keys() - used]
+    kept = _without(text, passing + _docstrings(tree))
     return Module(hashlib.sha256(kept.encode()).hexdigest(), imports, passed_on)
+
+
+def _docstrings(tree: ast.Module) -> list[ast.stmt]:
+    """Return the docstrings of a module, its classes and its functions."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    owners = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [node.body[0] for node in owners if ast.get_docstring(node, clean=False) is not None]
+
+
+def _without(text: str, nodes: list[ast.stmt]) -> str:
+    """Return source text without the lines of some statements, and without empty ones."""
+    lines = text.splitlines()
+    for node in nodes:
+        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(line for line in lines if line)
 
 
 def _imports(tree: ast.AST) -> list[Import]:
@@ -73,7 +92,7 @@ def _read_package() -> dict[str, Module]:
     return found
 
 
-# Taken when dmlkit is imported: a module edited later is not the one that runs.
+# Taken when this module is imported: one that is edited later is not the one that runs.
 MODULES = _read_package()
 
 
@@ -95,18 +114,26 @@ def modules_behind(cells: Iterable[str]) -> set[str]:
             module, name = f"{module}.{name}", None
         if module not in MODULES or _is_outside(module):
             continue
-        if name in MODULES[module].passed_on:
-            pending.append((MODULES[module].passed_on[name], name))
-        elif module not in found:
-            found.add(module)
-            pending += MODULES[module].imports
+        passed_on = MODULES[module].passed_on
+        if name in passed_on:
+            pending.append((passed_on[name], name))
+        elif name in (None, "*"):  # the module itself, from which any name may be taken
+            pending += [(home, passed) for passed, home in passed_on.items()]
+        for part in _with_packages(module) - found:
+            found.add(part)
+            pending += MODULES[part].imports
     return found
+
+
+def _with_packages(module: str) -> set[str]:
+    """Return a module and the packages around it, which are executed before it."""
+    parts = module.split(".")
+    return {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
 
 
 def _is_outside(module: str) -> bool:
     """Whether a module cannot change the numbers of a run."""
-    parts = module.split(".")
-    return parts[-1] in READING_ROWS or bool(OF_DATA & set(parts))
+    return module in OF_ROWS or module.startswith(OF_DATA)
 
 
 def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str:
@@ -131,7 +158,18 @@ def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str
 def _digest(cells: list[str]) -> str:
     """Return twelve digits that change with the cells and the modules behind them."""
     modules = [f"{name} {MODULES[name].digest}" for name in sorted(modules_behind(cells))]
-    return hashlib.sha256("\n".join(modules + cells).encode()).hexdigest()[:12]
+    texts = modules + [_without_showing(cell) for cell in cells]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+
+
+def _without_showing(cell: str) -> str:
+    """Return a cell without the lines that import what only stores, reads or shows rows."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:  # a magic
+        return cell
+    imports = [node for node in statements if isinstance(node, ast.ImportFrom)]
+    return _without(cell, [node for node in imports if _is_outside(node.module or "")])
 
 
 def _code(notebook: nbformat.NotebookNode) -> list[str]:

@@ -35,7 +35,7 @@ def summarise(
 
     Args:
         rows: rows of runs, fractions in [0, 1].
-        by_class: results by class (or query) of each run_id.
+        by_class: results of each run_id, see :func:`dmlkit.intervals.class_means`.
         methods: methods in display order.
         intervals: metrics shown as ``mean [low, high]``, the interval of replicates and query
             classes (see :mod:`dmlkit.intervals`); with one replicate, of classes alone.
@@ -68,7 +68,7 @@ def sweep_table(
 
     Args:
         rows: rows of runs.
-        by_class: results by class (or query) of each run_id.
+        by_class: results of each run_id, see :func:`dmlkit.intervals.class_means`.
         points: value of the parameter to the method that has it, in display order.
         metric: name of a per-query metric.
     """
@@ -144,7 +144,7 @@ def order_stability(
 
     Args:
         rows: rows of runs.
-        by_class: results by class (or query) of each run_id.
+        by_class: results of each run_id, see :func:`dmlkit.intervals.class_means`.
         methods: methods to order.
         metrics: what to order them by.
         cuts: random cuts of the classes of each replicate.

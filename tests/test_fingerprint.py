@@ -70,7 +70,7 @@ def package(tmp_path, monkeypatch):
 
 
 FILES = {
-    "__init__.py": "",
+    "__init__.py": '"""The package."""\n',
     "losses/__init__.py": (
         "from dmlkit.losses.one import One as One\n"
         "from dmlkit.losses.two import (\n    Two as Two,\n)\n"
@@ -82,50 +82,77 @@ FILES = {
     "distances.py": "",
     "miners.py": "from dmlkit.plots import show\n",
     "plots.py": "from dmlkit.distances import show\n",
+    "datasets/__init__.py": "",
     "datasets/readers/birds.py": "",
+    "metrics/__init__.py": (
+        "from dmlkit.distances import far as far\n\nDISTANCES = [far]\n"  # used here as well
+    ),
 }
-
-
-def test_only_modules_that_a_cell_asks_for_count_directly_or_through_others(package):
-    package(FILES)
-    assert modules_behind(["from dmlkit.losses import One"]) == {
-        *("dmlkit.losses.one", "dmlkit.distances")
-    }
-    assert modules_behind(["from dmlkit.losses import Two"]) == {
-        *("dmlkit.losses.two", "dmlkit.miners")  # what only shows rows does not count
-    }
-    assert modules_behind(["from dmlkit.losses import LOSSES as KNOWN"]) == {
-        *("dmlkit.losses", "dmlkit.names")
-    }
-    assert modules_behind(["from dmlkit.datasets.readers import birds", "import torch"]) == set()
-    everything = modules_behind(["%matplotlib inline"])
-    assert {"dmlkit", "dmlkit.losses", "dmlkit.losses.two", "dmlkit.names"} < everything
-    assert not {"dmlkit.plots", "dmlkit.datasets.readers.birds"} & everything
+LOSSES = {"dmlkit", "dmlkit.losses", "dmlkit.names"}  # a package is executed before its modules
 
 
 @pytest.mark.parametrize(
-    ("file", "is_stale"),
+    ("cell", "expected"),
     [
-        ("losses/one.py", True),
-        ("distances.py", True),
-        ("losses/two.py", False),
-        ("miners.py", False),
-        ("names.py", False),
+        ("from dmlkit.losses import One", {*LOSSES, "dmlkit.losses.one", "dmlkit.distances"}),
+        # What only shows rows does not count.
+        ("from dmlkit.losses import Two", {*LOSSES, "dmlkit.losses.two", "dmlkit.miners"}),
+        ("from dmlkit.losses import LOSSES as KNOWN", LOSSES),
+        ("from dmlkit.metrics import DISTANCES", {"dmlkit", "dmlkit.metrics", "dmlkit.distances"}),
+        ("from dmlkit.datasets.readers import birds\nimport torch", set()),
     ],
 )
-def test_an_edit_changes_the_digest_of_what_it_can_change(package, file, is_stale):
+def test_only_modules_that_a_cell_asks_for_count_directly_or_through_others(
+    package, cell, expected
+):
+    package(FILES)
+    assert modules_behind([cell]) == expected
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["import dmlkit.losses as L", "from dmlkit import losses", "from dmlkit.losses import *", "%f"],
+)
+def test_where_any_name_may_be_taken_all_count(package, cell):
+    package(FILES)
+    found = modules_behind([cell])
+    assert {*LOSSES, "dmlkit.losses.one", "dmlkit.losses.two", "dmlkit.miners"} <= found
+    assert not {"dmlkit.plots", "dmlkit.datasets.readers.birds"} & found
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "is_stale"),
+    [
+        ("losses/one.py", "changed = True", True),
+        ("distances.py", "changed = True", True),
+        ("__init__.py", "torch.set_default_dtype(torch.float64)", True),
+        ("losses/__init__.py", "LOSSES += 1", True),
+        ("losses/two.py", "changed = True", False),
+        ("miners.py", "changed = True", False),
+        ("plots.py", "changed = True", False),
+        ("losses/__init__.py", "from dmlkit.losses.three import Three as Three", False),
+    ],
+)
+def test_an_edit_changes_the_digest_of_what_it_can_change(package, file, text, is_stale):
     cells = ["from dmlkit.losses import One"]
     package(FILES)
     before = fingerprint._digest(cells)
-    package({file: FILES[file] + "changed = True\n"})
+    package({file: f"{FILES[file]}{text}\n"})
     assert (fingerprint._digest(cells) != before) == is_stale
 
 
-def test_passing_on_another_name_changes_nothing_and_other_code_of_a_package_does(package):
-    cells, init = ["from dmlkit.losses import LOSSES"], FILES["losses/__init__.py"]
+def test_docstrings_do_not_count_and_other_strings_do(package):
+    cells, code = ["import dmlkit.distances"], 'def f():\n    """{}"""\n    return """{}"""\n'
+    digests = []
+    for texts in (("One.", "a"), ("Two,\n    lines.", "a"), ("One.", "b")):
+        package(FILES | {"distances.py": '"""Module."""\n' + code.format(*texts)})
+        digests.append(fingerprint._digest(cells))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_importing_another_figure_changes_nothing_and_another_loss_does(package):
     package(FILES)
-    before = fingerprint._digest(cells)
-    package({"losses/__init__.py": "from dmlkit.losses.three import Three as Three\n" + init})
-    assert fingerprint._digest(cells) == before
-    package({"losses/__init__.py": init + "LOSSES += 1\n"})
-    assert fingerprint._digest(cells) != before
+    cell = "from dmlkit.plots import (\n    show,\n)\nfrom dmlkit.losses import One"
+    before = fingerprint._digest([cell])
+    assert fingerprint._digest([cell.replace("show", "show,\n    draw")]) == before
+    assert fingerprint._digest([cell.replace("One", "One, Two")]) != before

@@ -3,9 +3,11 @@
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from dmlkit import results as module
 from dmlkit.chapters import parameter_defaults
@@ -41,13 +43,14 @@ def evaluation():
 def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
     results = make(EMBEDDING_DIM=4)
     run = results.run("contrastive", 1, "fingerprint")
-    fit = Fit([{"step": 5, "images_seen": 40, "loss": 1.0}], best_step=5, seconds=1.234)
+    fit = Fit([{"step": 5, "images_seen": 40, "loss": 1.23456789}], best_step=5, seconds=1.234)
 
     row = results.save(run, NAMES, evaluation, fit=fit)
 
     assert json.loads((results.folder / "runs" / f"{run.run_id}.json").read_text()) == row
     assert row["metric_map_at_r"] == row["metric_map_at_r_last"]
     assert (row["steps"], row["images_seen"], row["seconds"]) == (5, 40, 1.23)
+    assert row["history"] == [{"step": 5, "images_seen": 40, "loss": 1.234568}]
     assert (row["num_queries"], row["num_lone_queries"]) == (4, 2)
     assert row["params"]["EMBEDDING_DIM"] == 4
     assert "NOT_A_PARAMETER" not in row["params"] and "RESULTS_DIR" not in row["params"]
@@ -253,3 +256,17 @@ def test_a_search_by_other_code_is_made_anew(make, monkeypatch):
     monkeypatch.setattr(module, "code_fingerprint", lambda *of: "other")
     make().trials("contrastive", 0, "f", search)
     assert len(made) == 2
+
+
+def test_pictures_keep_their_colours_and_plots_have_few(make):
+    results = make()
+    figure, axis = plt.subplots()
+    axis.plot([0, 1])
+    results.save_figure("plot", figure)
+    axis.imshow(np.random.default_rng(0).random((40, 40, 3)))
+    results.save_figure("picture", figure)
+    plt.close(figure)
+    with Image.open(results.folder / "figures" / "plot.png") as plot:
+        assert plot.mode == "P"
+    with Image.open(results.folder / "figures" / "picture.png") as picture:
+        assert len(picture.convert("RGB").getcolors(2**24)) > 1600

@@ -44,7 +44,7 @@ def main() -> None:
     """Run all measurements and write both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="results/benchmarks/class_subsampling.md")
-    parser.add_argument("--seconds", type=float, default=30, help="for each size, in 3 to 99 turns")
+    parser.add_argument("--seconds", type=float, default=30, help="for each line, 3 to 99 steps")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="classes")
     parser.add_argument("--subsets", type=int, nargs="+", default=SUBSETS, help="classes of a step")
     parser.add_argument("--draws", type=int, default=500, help="of classes, for each difference")
@@ -65,13 +65,15 @@ def main() -> None:
         f"{versions()}; threads: {options.threads}; commit {commit()}.",
         f"A step is loss, gradients and plain SGD on the proxies, for {BATCH} embeddings of "
         f"{BATCH // PER_CLASS} classes in {DIM} dimensions; with some classes the gradient of the "
-        f"proxies is sparse. Times: medians of 3 to 99 rounds in turns, {options.seconds:g} s for "
-        "each number of classes, one weight matrix for all.",
+        f"proxies is sparse. Times: medians of 3 to 99 steps in {options.seconds:g} s, each line "
+        "in a process of its own.",
         "Memory: most resident memory (VmHWM) of two steps in a fresh process, beyond what it had "
         f"before the loss was made. Expected from sizes: {ARRAYS_AT_PEAK} arrays of 4 C D bytes "
         f"with all classes; one of them and {ARRAYS_AT_PEAK} of 4 S D bytes with S.",
         f"Differences: of {options.sizes[0]:,} classes, at equal proxies and embeddings, mean of "
-        f"{options.draws} draws +- its standard error; the gradients are those of the embeddings.",
+        f"{options.draws} draws +- its standard error; the gradients are those of the embeddings. "
+        "*Made up, apart*: nothing was trained; proxies and embeddings lie around centres drawn at "
+        "random, each embedding nearest to its own proxy, as after training.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)
@@ -94,8 +96,8 @@ def steps(size: int, subsets: list[int], seconds: float, threads: int) -> Iterat
     """Compare steps over all of ``size`` classes and over subsets of them, if memory suffices."""
     subsets = [ALL, *(subset for subset in subsets if subset < size)]
     fitting = [s for s in subsets if expected_bytes(size, s) + SPARE <= available_bytes()]
-    took = in_child(seconds_of_steps, size, fitting, seconds, threads) if fitting else []
-    times = dict(zip(fitting, took, strict=True))
+    # Each in a process of its own: after a step over all classes gigabytes are being given back.
+    times = {s: in_child(seconds_of_step, size, s, seconds, threads) for s in fitting}
     for subset in subsets:
         row, expected = (
             [f"{size:,}", f"{subset:,}" if subset else "all"],
@@ -103,8 +105,8 @@ def steps(size: int, subsets: list[int], seconds: float, threads: int) -> Iterat
         )
         if subset in times:
             peak = in_child(peak_of_steps, size, subset, threads)
-            ratio = f"{times[ALL] / times[subset]:.2f}" if ALL in times else ""
-            yield [*row, f"{1e3 * times[subset]:.3g} ms", ratio, mib(expected), mib(peak)]
+            ratio = f"{times[ALL] / times[subset]:.2g}" if ALL in times else ""
+            yield [*row, f"{1e3 * times[subset]:,.0f} ms", ratio, mib(expected), mib(peak)]
         else:
             yield [*row, f"not run: {mib(available_bytes())} available", "", mib(expected), ""]
 
@@ -127,15 +129,12 @@ def in_child(function: Callable, *arguments: object) -> object:
         return pool.submit(function, *arguments).result()
 
 
-def seconds_of_steps(size: int, subsets: list[int], seconds: float, threads: int) -> list[float]:
-    """Return the median seconds of a step over each subset, on the same weights."""
+def seconds_of_step(size: int, subset: int, seconds: float, threads: int) -> float:
+    """Return the median seconds of a step over a subset of the classes."""
     torch.set_num_threads(threads)
-    batch, shared, turns = make_batch(size), make_loss(size, ALL).proxies, []
-    for subset in subsets:
-        loss = make_loss(1, subset)
-        loss.proxies = shared
-        turns.append(partial(step, loss, torch.optim.SGD(loss.parameters(), lr=0.1), *batch))
-    return in_long_turns(turns, seconds)
+    loss = make_loss(size, subset)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    return in_long_turns([partial(step, loss, optimizer, *make_batch(size))], seconds)[0]
 
 
 def peak_of_steps(size: int, subset: int, threads: int) -> int:
@@ -203,7 +202,7 @@ def mib(size: float) -> str:
 
 def differences(size: int, draws: int) -> Iterator[list[str]]:
     """Compare loss and gradient over random subsets with those over all classes."""
-    for name, make in {"at random": random_scene, "trained": trained_scene}.items():
+    for name, make in {"at random": random_scene, "made up, apart": separated_scene}.items():
         proxies, embeddings, labels = make(size)
         full, gradient = loss_and_gradient(make_loss(1, ALL), proxies, embeddings, labels)
         for share in SHARES:
@@ -228,7 +227,7 @@ def random_scene(size: int) -> tuple[nn.Parameter, Tensor, Tensor]:
     return make_loss(size, ALL).proxies, *make_batch(size)
 
 
-def trained_scene(size: int) -> tuple[nn.Parameter, Tensor, Tensor]:
+def separated_scene(size: int) -> tuple[nn.Parameter, Tensor, Tensor]:
     """Return proxies and embeddings near the centres of their classes, and labels."""
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, DIM + 1) ** -0.5  # few directions hold most, as after training
