@@ -31,8 +31,9 @@ NOT_PRINTED = "–"
 def published(chapter: str, dataset: str, part: str = "main") -> pd.DataFrame:
     """Return the published rows of a chapter for ``dataset``, percent as printed.
 
-    Rows of one protocol stand together, the highest R@1 first (where there is none, MAP@R). Where
-    nothing is published on ``dataset`` they are those of the closest data set: show ``caveat``.
+    Rows of one protocol stand together, the highest R@1 first (where there is none, MAP@R); those
+    of an ablation stand as in the file, by what was changed. Where nothing is published on
+    ``dataset`` they are those of the closest data set: show ``caveat``.
 
     Args:
         chapter: name of the chapter, e.g. ``02_baseline_losses``.
@@ -83,7 +84,7 @@ def caveat(chapter: str, dataset: str, part: str = "main") -> str:
 
 
 def _lines(chapter: str, dataset: str, part: str) -> pd.DataFrame:
-    """Return the lines to show, sorted, with one column of text per metric."""
+    """Return the lines to show, in order, with one column of text per metric."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset {dataset!r} is unknown; choose one of {', '.join(DATASETS)}")
     lines = pd.read_csv(PROJECT_ROOT / "book" / "published.csv", dtype="str", keep_default_na=False)
@@ -102,6 +103,8 @@ def _lines(chapter: str, dataset: str, part: str) -> pd.DataFrame:
     on = set(found["dataset"])
     choices = (dataset, CLOSEST.get(dataset), *TITLES)
     found = found[found["dataset"] == next(choice for choice in choices if choice in on)]
+    if part != "main":
+        return found
     return found.sort_values(
         ["protocol", "recall_at_1", "map_at_r"],
         ascending=[True, False, False],
