@@ -101,7 +101,7 @@ from dmlkit.metrics import (
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.plots import set_style
-from dmlkit.results import ChapterResults
+from dmlkit.results import ChapterResults, read_scores
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.simulation import SCHEMES, draw_scores, draw_splits
@@ -549,7 +549,7 @@ def pilot(profile, method):
     """Return the results by class of a method in the committed runs, replicate by replicate."""
     folder = PROJECT_ROOT / "results" / profile / "02_baseline_losses"
     made = pd.read_csv(folder / "runs.csv").query("method == @method").sort_values("seed")
-    return [dict(np.load(folder / "runs" / f"{run_id}.npz")) for run_id in made["run_id"]]
+    return [read_scores(folder / "runs" / f"{run_id}.npz") for run_id in made["run_id"]]
 
 
 def class_spread(first, second):

@@ -239,21 +239,16 @@ def class_means(scores: Scores) -> Scores:
         scores: of one replicate, a line per query, see ``estimate``.
 
     Returns:
-        ``labels`` (C',), ``classes`` (C,), ``queries`` (C',) and each metric's means (C',) float32.
+        ``labels`` (C',), ``classes`` (C,), ``queries`` (C',) and each metric's means (C',).
     """
     queries = np.bincount(scores["labels"], minlength=len(scores["classes"]))
     (tested,) = queries.nonzero()
     means = {
-        name: (np.bincount(scores["labels"], weights=values)[tested] / queries[tested])
+        name: np.bincount(scores["labels"], weights=values)[tested] / queries[tested]
         for name, values in scores.items()
         if name not in ("labels", "classes")
     }
-    return {
-        "labels": tested,
-        "classes": scores["classes"],
-        "queries": queries[tested],
-        **{name: values.astype(np.float32) for name, values in means.items()},
-    }
+    return {"labels": tested, "classes": scores["classes"], "queries": queries[tested], **means}
 
 
 def _width(num_classes: float) -> float:

@@ -137,11 +137,7 @@ class ChapterResults:
             {name: values.numpy() for name, values in selected.retrieval.per_query.items()}
             | {"labels": selected.retrieval.labels.numpy(), "classes": np.array(class_names)}
         )
-        with (
-            write_atomically(self._row_path(run).with_suffix(".npz")) as path,
-            path.open("wb") as f,
-        ):
-            np.savez_compressed(f, **by_class)
+        write_scores(self._row_path(run).with_suffix(".npz"), by_class)
         if run.seed == self.parameters["PICTURED_SEED"]:
             with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
                 np.save(f, selected.embeddings.numpy().astype(np.float16))
@@ -237,8 +233,7 @@ class ChapterResults:
 
     def by_class(self, run_id: str) -> Scores:
         """Return what ``class_means`` made of a run's results: a line per class tested."""
-        with np.load(self.folder / "runs" / f"{run_id}.npz") as stored:
-            return dict(stored)
+        return read_scores(self.folder / "runs" / f"{run_id}.npz")
 
     def embeddings(self, run: Run) -> torch.Tensor:
         """Return the (N, D) test embeddings of a finished run of PICTURED_SEED, kept as float16."""
@@ -305,6 +300,22 @@ class ChapterResults:
 
     def _embedding_path(self, run: Run) -> Path:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write results by class; all metrics in one array, as each costs hundreds of bytes more."""
+    common = {name: scores[name] for name in ("labels", "classes", "queries")}
+    metrics = [name for name in scores if name not in common]
+    values = np.array([scores[name] for name in metrics])
+    with write_atomically(path) as writable, writable.open("wb") as f:
+        np.savez_compressed(f, **common, metrics=np.array(metrics), values=values)
+
+
+def read_scores(path: Path) -> Scores:
+    """Return what ``write_scores`` wrote."""
+    with np.load(path) as stored:
+        common = {name: stored[name] for name in ("labels", "classes", "queries")}
+        return common | dict(zip(stored["metrics"].tolist(), stored["values"], strict=True))
 
 
 def file_digest(name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmlkit.results import read_scores
 from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[1]
@@ -75,10 +76,11 @@ def test_claims_compare_the_rows_and_are_marked_as_demonstrations(smoke):
 def test_results_by_class_average_to_the_rows(smoke):
     for path in (smoke / CHAPTER / "runs").glob("*.json"):
         row = json.loads(path.read_text())
-        with np.load(path.with_suffix(".npz")) as stored:
-            mean = np.average(stored["map_at_r"], weights=stored["queries"])
-            assert mean == pytest.approx(row["metric_map_at_r"], abs=1e-6)
-            assert stored["queries"].sum() == row["num_queries"]
+        scores = read_scores(path.with_suffix(".npz"))
+        for metric in ("recall_at_1", "r_precision", "map_at_r"):
+            mean = np.average(scores[metric], weights=scores["queries"])
+            assert mean == pytest.approx(row[f"metric_{metric}"], abs=1e-12)
+        assert scores["queries"].sum() == row["num_queries"]
 
 
 def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
