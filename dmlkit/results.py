@@ -285,9 +285,10 @@ class ChapterResults:
             figure.text(0.5, -0.01, self.stamp, ha="center", va="top", color="firebrick")
         with write_atomically(folder / f"{name}.png") as path:
             figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+            image = Image.open(path).convert("RGB")
             if not any(axis.images for axis in figure.axes):
-                # Lines and points need no more than 256 colours, and a third of the space.
-                Image.open(path).convert("RGB").quantize().save(path, format="PNG", optimize=True)
+                image = image.quantize()  # lines and points need no more than 256 colours
+            image.save(path, format="PNG", optimize=True)
 
     def save_claims(self, claims: pd.DataFrame) -> pd.DataFrame:
         """Write ``claims.csv`` and return it, for a cell to show."""
