@@ -84,12 +84,19 @@ def _imports(tree: ast.AST) -> list[Import]:
 
 
 def _read_package() -> dict[str, Module]:
-    """Return the modules of dmlkit by dotted name."""
+    """Return the modules of dmlkit that can change numbers, by dotted name."""
     found = {}
     for path in (PROJECT_ROOT / "dmlkit").rglob("*.py"):
         parts = path.relative_to(PROJECT_ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = _read_module(path)
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not _is_outside(name):
+            found[name] = _read_module(path)
     return found
+
+
+def _is_outside(module: str) -> bool:
+    """Whether a module cannot change the numbers of a run."""
+    return module in OF_ROWS or module.startswith(OF_DATA)
 
 
 # Taken when this module is imported: one that is edited later is not the one that runs.
@@ -112,7 +119,7 @@ def modules_behind(cells: Iterable[str]) -> set[str]:
         module, name = pending.pop()
         if f"{module}.{name}" in MODULES:  # a module taken from its package
             module, name = f"{module}.{name}", None
-        if module not in MODULES or _is_outside(module):
+        if module not in MODULES:
             continue
         passed_on = MODULES[module].passed_on
         if name in passed_on:
@@ -129,11 +136,6 @@ def _with_packages(module: str) -> set[str]:
     """Return a module and the packages around it, which are executed before it."""
     parts = module.split(".")
     return {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-
-
-def _is_outside(module: str) -> bool:
-    """Whether a module cannot change the numbers of a run."""
-    return module in OF_ROWS or module.startswith(OF_DATA)
 
 
 def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str:

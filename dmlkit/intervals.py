@@ -41,6 +41,7 @@ DRAWS = 4000  # bootstrap draws; a p value cannot be smaller than 1 / (DRAWS + 1
 # a name per class; metrics (Q,) by name; and, where a line is the mean of several queries of its
 # class, how many: queries (Q,) int.
 Scores = dict[str, np.ndarray]
+ABOUT_LINES = ("labels", "classes", "queries")  # what is no metric in them
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def paired_difference(
         )
     pairs = list(zip(first, second, strict=True))
     for number, (one, other) in enumerate(pairs):
-        for key in ("labels", "classes", "queries"):
+        for key in ABOUT_LINES:
             if not np.array_equal(one.get(key), other.get(key)):
                 raise ValueError(
                     f"in replicate {number} the {key} of the two methods differ; "
@@ -246,7 +247,7 @@ def class_means(scores: Scores) -> Scores:
     means = {
         name: np.bincount(scores["labels"], weights=values)[tested] / queries[tested]
         for name, values in scores.items()
-        if name not in ("labels", "classes")
+        if name not in ABOUT_LINES
     }
     return {"labels": tested, "classes": scores["classes"], "queries": queries[tested], **means}
 
@@ -279,7 +280,7 @@ def _class_sums(replicates: list[Scores], metric: str) -> tuple[np.ndarray, np.n
 def _values(replicate: Scores, metric: str) -> np.ndarray:
     """Return the metric's values, float64, or say which metrics there are."""
     if metric not in replicate:
-        known = ", ".join(sorted(set(replicate) - {"labels", "classes", "queries"}))
+        known = ", ".join(sorted(set(replicate) - set(ABOUT_LINES)))
         raise ValueError(f"there is no metric {metric!r}; these results have {known}")
     return np.asarray(replicate[metric], dtype=float)
 

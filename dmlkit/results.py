@@ -24,7 +24,7 @@ from PIL import Image
 from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import Evaluation
 from dmlkit.fingerprint import code_fingerprint
-from dmlkit.intervals import Scores, class_means
+from dmlkit.intervals import ABOUT_LINES, Scores, class_means
 from dmlkit.paths import check_writable, resolve, write_atomically
 from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.search import Trial
@@ -305,7 +305,7 @@ class ChapterResults:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write results by class; all metrics in one array, as each costs hundreds of bytes more."""
-    common = {name: scores[name] for name in ("labels", "classes", "queries")}
+    common = {name: scores[name] for name in ABOUT_LINES}
     metrics = [name for name in scores if name not in common]
     values = np.array([scores[name] for name in metrics])
     with write_atomically(path) as writable, writable.open("wb") as f:
@@ -315,7 +315,7 @@ def write_scores(path: Path, scores: Scores) -> None:
 def read_scores(path: Path) -> Scores:
     """Return what ``write_scores`` wrote."""
     with np.load(path) as stored:
-        common = {name: stored[name] for name in ("labels", "classes", "queries")}
+        common = {name: stored[name] for name in ABOUT_LINES}
         return common | dict(zip(stored["metrics"].tolist(), stored["values"], strict=True))
 
 
