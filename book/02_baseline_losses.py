@@ -112,7 +112,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import loguniform, uniform
+from scipy.stats import loguniform
 from torch.nn.functional import normalize
 from torch.optim import Adam
 
@@ -159,7 +159,7 @@ from dmlkit.published import beside, caveat
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
-from dmlkit.search import best_of, draw_settings, expected_best, run_trial
+from dmlkit.search import best_of, between, check_search, draw_settings, expected_best, run_trial
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.tables import circumstances, order_stability, show_claims, summarise
 from dmlkit.training import Fit, choose_device, fit
@@ -229,11 +229,6 @@ class Method(NamedTuple):
     settings: dict
     space: dict
     miner: Callable | None = None
-
-
-def between(low, high):
-    """Return the uniform distribution from low to high."""
-    return uniform(low, high - low)
 
 
 def of_pairs(loss, **fixed):
@@ -619,11 +614,7 @@ trained = {method: method.removesuffix("_concatenated") for method in methods}
 known = {*losses, *OF_PIXELS, *OF_FEATURES}
 if unknown := {*trained.values(), *REFERENCES} - known:
     raise ValueError(f"there is no method {unknown}; choose from {sorted(known)}")
-if SEARCH_TRIALS and SELECTION != "last":
-    raise ValueError("a search chooses the step as well; with SEARCH_TRIALS set SELECTION=last")
-
-if not 1 <= SEARCH_FOLDS <= 4:
-    raise ValueError(f"SEARCH_FOLDS={SEARCH_FOLDS} should be 1 to 4")
+check_search(SEARCH_TRIALS, SEARCH_FOLDS, SELECTION)
 if load_splits(seed=SEEDS[0]).gallery and set(trained.values()) != set(methods):
     raise ValueError(
         "joined models do not search a gallery; set PROTOCOL=random or leave _concatenated out"

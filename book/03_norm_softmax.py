@@ -74,10 +74,9 @@ SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter si
 RANDOM_CROP: str = "resized"  # a random part of area CROP_SCALE, resized; or a square of IMAGE_SIZE
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
-LAYER_NORM: bool = True  # normalise the features before the projection
 PROJECT_ALWAYS: bool = True  # have a projection also where D is the number of features
 METHODS: list = ["multi_similarity", "proxy_anchor", "cos_face", "norm_softmax"]  # losses: these or contrastive  # fmt: skip
-SWEEPS: list = ["temperature"]  # of NormSoftmax: layer_norm, images_per_class, temperature, dimension, trunk, class_share, class_share_corrected  # fmt: skip
+SWEEPS: list = ["temperature"]  # layer_norm of all losses; of NormSoftmax images_per_class, temperature, dimension, trunk, class_share, class_share_corrected  # fmt: skip
 TEMPERATURES: list = [0.0125, 0.05, 0.2]  # of the sweep of temperature
 DIMENSIONS: list = [8, 16, 32]  # of the sweeps of dimension and trunk, up to the number of features
 IMAGES_PER_CLASS_TRIED: list = [0, 2, 4, 16, 64]  # of its sweep; 0: random batches
@@ -116,7 +115,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from scipy.stats import loguniform, uniform
+from scipy.stats import loguniform
 from torch.nn.functional import normalize
 from torch.optim import SGD, Adam
 
@@ -141,7 +140,6 @@ from dmlkit.plots import (
     embedding_maps,
     learning_curves,
     nearest_neighbours,
-    sample_images,
     set_style,
     spread_queries,
     sweep_curves,
@@ -150,7 +148,7 @@ from dmlkit.published import TITLES, beside, caveat, published
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler, RandomSampler
-from dmlkit.search import best_of, draw_settings, run_trial
+from dmlkit.search import best_of, between, check_search, draw_settings, run_trial
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.tables import circumstances, show_claims, steps_to, summarise, sweep_table
 from dmlkit.training import choose_device, fit
@@ -195,10 +193,6 @@ pd.DataFrame(
     index=["classes", "images"],
 )
 
-# %% tags=["pictures"]
-figure = sample_images(splits.test)
-results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
-
 # %% [markdown]
 # ## The method
 #
@@ -234,23 +228,20 @@ results.save_table("perfect", perfect, of_data=False)
 # %% [markdown]
 # It is compared with losses of chapter 2: *contrastive* and *Multi-Similarity* (pairs), *Proxy-Anchor* (proxies against the
 # images of a batch), and *CosFace*, the same classifier with a margin: the right class has to win by $m$. All have the same
-# head, the same batches and the same number of steps. In the cell each loss stands with the settings it starts from and,
-# after them, what a search tries.
+# batches and the same number of steps, and each its own head: layer norm belongs to NormSoftmax, and the others go without, as in their
+# papers, unless a search finds it better for them. The sweep `layer_norm` gives every loss both heads. In the cell each
+# loss stands with the settings it starts from and, after them, what a search tries.
 
 
 # %%
 class Method(NamedTuple):
-    """How a loss is made, the settings it starts from, what a search tries, and its miner."""
+    """How a loss is made, where it starts, what a search tries, its miner, whether layer norm."""
 
     make: Callable
     settings: dict
     space: dict
     miner: Callable | None = None
-
-
-def between(low, high):
-    """Return the uniform distribution from low to high."""
-    return uniform(low, high - low)
+    layer_norm: bool = False
 
 
 def norm_softmax(num_classes, dim, *, class_share, corrected, **settings):
@@ -291,6 +282,7 @@ losses = {
         norm_softmax,
         {"temperature": 0.05, "class_share": 1.0, "corrected": False},
         {"temperature": loguniform(0.02, 0.2)},
+        layer_norm=True,
     ),
 }
 
@@ -305,7 +297,6 @@ COMMON = {
     "WEIGHTS": WEIGHTS,
     "INPUT_CONVENTION": INPUT_CONVENTION,
     "EMBEDDING_DIM": EMBEDDING_DIM,
-    "LAYER_NORM": LAYER_NORM,
     "IMAGES_PER_CLASS": IMAGES_PER_CLASS,
     "LEARNING_RATE": LEARNING_RATE,
     "LOSS_LR": LOSS_LR,
@@ -334,6 +325,11 @@ measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
 
 
 # %%
+def defaults_of(loss):
+    """Return the settings that a loss starts from, its head's included."""
+    return COMMON | {"LAYER_NORM": losses[loss].layer_norm} | losses[loss].settings
+
+
 def new_trunk(settings):
     """Return the trunk that the settings name, on the device."""
     return make_trunk(
@@ -463,14 +459,13 @@ def with_clusters(found, labels):
 # %% [markdown]
 # ## The sweeps
 #
-# Each sweep changes one thing about NormSoftmax and keeps the defaults of all else. Points that agree in everything are
-# trained once. `layer_norm`, `dimension` and `trunk` (the same dimensions with other networks) also yield rows that end in
-# `_binary`: the same embeddings, one bit per component. Dimensions beyond a trunk's number of features are left out, as a
-# linear map cannot fill them.
+# Each sweep changes one thing about NormSoftmax (`layer_norm`, about every loss) and keeps the defaults of all else. Points that
+# agree in everything are trained once. NormSoftmax's points of `layer_norm`, `dimension` and `trunk` (the same dimensions with
+# other networks) also yield rows that end in `_binary`: the same embeddings, one bit per component. Dimensions beyond a
+# trunk's number of features are left out, as a linear map cannot fill them.
 
 # %%
 values = {
-    "layer_norm": ("LAYER_NORM", {"on": True, "off": False}),
     "images_per_class": ("IMAGES_PER_CLASS", {n or "random": n for n in IMAGES_PER_CLASS_TRIED}),
     "temperature": ("temperature", {t: t for t in TEMPERATURES}),
     "dimension": ("EMBEDDING_DIM", {d: d for d in DIMENSIONS if d <= TRUNKS[TRUNK]}),
@@ -484,6 +479,11 @@ sweeps["class_share_corrected"] = {
     f"norm_softmax_class_share_corrected_{share}": {"class_share": share, "corrected": share < 1}
     for share in CLASS_SHARES
 }
+sweeps["layer_norm"] = {
+    f"{loss}_layer_norm_{name}": {"LAYER_NORM": value}
+    for loss in dict.fromkeys(["norm_softmax", *METHODS])
+    for name, value in {"on": True, "off": False}.items()
+}
 sweeps["trunk"] = {}
 for line in OTHER_TRUNKS if "trunk" in SWEEPS else []:
     if len(line.split()) != 3 or line.split()[0] not in set(TRUNKS) - {TRUNK}:
@@ -496,20 +496,38 @@ for line in OTHER_TRUNKS if "trunk" in SWEEPS else []:
     for dim in DIMENSIONS:
         if dim <= TRUNKS[trunk]:
             sweeps["trunk"][f"norm_softmax_{trunk}_{dim}"] = named | {"EMBEDDING_DIM": dim}
-for given, known in ((SWEEPS, sweeps), (METHODS, losses), (REFERENCES, OF_PIXELS + OF_FEATURES)):
-    if unknown := set(given) - set(known):
-        raise ValueError(f"there is no {', '.join(unknown)}; choose from {', '.join(known)}")
+known = {"METHODS": losses, "SWEEPS": sweeps, "REFERENCES": OF_PIXELS + OF_FEATURES}
+for name, choices in known.items():
+    if unknown := set(globals()[name]) - set(choices):
+        raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
+divisors = [n for n in range(1, BATCH_SIZE + 1) if BATCH_SIZE % n == 0]
+for sweep, name, unfit, needed in (
+    (
+        "images",
+        "IMAGES_PER_CLASS_TRIED",
+        {*IMAGES_PER_CLASS_TRIED} - {0, *divisors},
+        f"0 or {divisors}",
+    ),
+    ("temperature", "TEMPERATURES", {t for t in TEMPERATURES if t <= 0}, "above 0"),
+    ("class_share", "CLASS_SHARES", {s for s in CLASS_SHARES if not 0 < s <= 1}, "in (0, 1]"),
+    ("dimension", "DIMENSIONS", {d for d in DIMENSIONS if d < 1}, "at least 1"),
+):
+    if unfit and any(one.startswith(sweep) for one in SWEEPS):
+        raise ValueError(f"{name}: {min(unfit)} should be {needed}")
+if "dimension" in SWEEPS and not sweeps["dimension"]:
+    raise ValueError(f"DIMENSIONS={DIMENSIONS}: {TRUNK} has only {TRUNKS[TRUNK]} features")
 trained = {method: {} for method in METHODS}
 for sweep in SWEEPS:
     trained |= sweeps[sweep]
-has_bits = {"norm_softmax", *sweeps["layer_norm"], *sweeps["dimension"], *sweeps["trunk"]}
-has_bits &= set(trained)
+of_bits = {"norm_softmax", *sweeps["dimension"], *sweeps["trunk"]}
+of_bits |= {"norm_softmax_layer_norm_on", "norm_softmax_layer_norm_off"}
+has_bits = of_bits & set(trained)
 
 # %% [markdown]
 # ## The search
 #
 # As in chapter 2: with `SEARCH_TRIALS` every loss tries equally many settings, its defaults and then random ones (its own,
-# both learning rates, images per class), judged with the number of steps by mean MAP@R on quarters of the training classes
+# both learning rates, images per class, and for the other losses layer norm or none), judged with the number of steps by mean MAP@R on quarters of the training classes
 # held out. The points of the sweeps keep the defaults, and choose on the same quarters their number of steps alone.
 
 # %%
@@ -537,7 +555,9 @@ def search(loss, defaults, seed, count):
         _, fitted = train(loss, settings, frozen.train, fresh, seed, validate=validate)
         return {entry["step"]: entry["validation_map_at_r"] for entry in fitted.history}
 
-    drawn = draw_settings(defaults, shared_space | losses[loss].space, count, seed=seed)
+    of_head = {} if losses[loss].layer_norm else {"LAYER_NORM": [False, True]}
+    space = shared_space | of_head | losses[loss].space
+    drawn = draw_settings(defaults, space, count, seed=seed)
     return [run_trial(settings, folds, scores) for settings in drawn]
 
 
@@ -560,21 +580,17 @@ def refer(name, splits, seed):
 # ## All runs
 
 # %% tags=["runs"]
-if SEARCH_TRIALS and SELECTION != "last":
-    raise ValueError("a search chooses the step as well; with SEARCH_TRIALS set SELECTION=last")
-if not 1 <= SEARCH_FOLDS <= 4:
-    raise ValueError(f"SEARCH_FOLDS={SEARCH_FOLDS} should be 1 to 4")
-
-runs, default = {}, COMMON | losses["norm_softmax"].settings
+check_search(SEARCH_TRIALS, SEARCH_FOLDS, SELECTION)
+runs = {}
 for seed in SEEDS:
-    splits, of_default = load_splits(seed=seed), None
+    splits, tested = load_splits(seed=seed), {}
     for reference in REFERENCES:
         run = runs[reference, seed] = results.run(reference, seed, splits.fingerprint)
         if not results.is_finished(run):
             results.save(run, splits.test.class_names, refer(reference, splits, seed))
     for method, changed in trained.items():
-        loss = method if method in losses else "norm_softmax"
-        settings, step = COMMON | losses[loss].settings | changed, None
+        loss = next(loss for loss in losses if method.startswith(loss))
+        settings, step = defaults_of(loss) | changed, None
         if SEARCH_TRIALS:
             count = SEARCH_TRIALS if method in losses else 1
             searched = partial(search, loss, settings, seed, count)
@@ -588,13 +604,11 @@ for seed in SEEDS:
             runs[name, seed] = results.run(name, seed, splits.fingerprint, **all_settings)
         if all(results.is_finished(runs[name, seed]) for name in names):
             continue
-        is_default = settings == default  # a point that several sweeps share
-        found = of_default if is_default else None
-        if not found:
-            bits = is_default or method in has_bits
-            found = train_and_test(loss, settings, splits, seed, step=step, bits=bits)
-        of_default = found if is_default else of_default
-        selected, last, fitted = found
+        agreeing = str((loss, settings, step))  # sweeps share points, which are trained once
+        if agreeing not in tested:
+            bits = loss == "norm_softmax"
+            tested[agreeing] = train_and_test(loss, settings, splits, seed, step=step, bits=bits)
+        selected, last, fitted = tested[agreeing]
         for name, at_chosen, at_last in zip(names, selected, last, strict=False):
             results.save(runs[name, seed], splits.test.class_names, at_chosen, at_last, fitted)
 
@@ -637,7 +651,8 @@ results.save_figure("learning_curves", learning_curves(rows, METHODS))
 #
 # Zhai and Wu: faster, and better at the end (CUB-200-2011, ResNet-50); and embeddings around zero, which suit bits that ask
 # whether a component is above it. Below: test results with and without, floats and bits; and, where training classes are held
-# out, Recall@1 on these at the last step, the steps to 90 % of that, and the steps to 90 % of the better of the two.
+# out, Recall@1 on these at the last step, the steps to 90 % of that, and the steps to 90 % of the better of the two. The other
+# losses follow with the same two heads: is a difference between losses one between heads?
 
 
 # %%
@@ -673,10 +688,11 @@ def show_sweep(sweep, label):
 ran = set(rows["method"])
 shown = not_run("layer_norm")
 if "layer_norm" in SWEEPS:
-    pair = [*sweeps["layer_norm"]]
-    results.save_figure("layer_norm", learning_curves(rows, pair))
-    shown = results_of("layer_norm").join(steps_to(rows, pair)).fillna("")
-    results.save_table("layer_norm", shown)
+    heads = [*sweeps["layer_norm"]]
+    pairs = [heads[i : i + 2] for i in range(0, len(heads), 2)]  # one loss, with and without
+    results.save_figure("layer_norm", learning_curves(rows, pairs[0]))
+    steps = pd.concat([steps_to(rows, pair) for pair in pairs])
+    shown = results.save_table("layer_norm", results_of("layer_norm").join(steps).fillna(""))
 shown
 
 # %%

@@ -18,6 +18,7 @@ import yaml
 from dmlkit.paths import PROJECT_ROOT
 
 BOOK = PROJECT_ROOT / "book"
+MAY_BE_EMPTY = ("SWEEPS", "ARMS", "REFERENCES")  # parameters: nothing more than METHODS is run
 
 
 def chapter_names() -> list[str]:
@@ -111,10 +112,22 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
             )
         if kind in (int, float) and (value < 0 or (value == 0 and default > 0)):
             raise ValueError(f"{where}: {name}={value!r} should be positive, as its default is")
-        if kind is list and (not value or {type(v) for v in value} - {type(v) for v in default}):
-            raise ValueError(f"{where}: {name}={value!r} should be a list like {default!r}")
+        if kind is list:
+            value = _checked_list(value, default, f"{where}: {name}")
         checked[name] = value
     return checked
+
+
+def _checked_list(values: list[Any], default: list[Any], where: str) -> list[Any]:
+    """Return ``values`` with their types checked against ``default``."""
+    kinds = {type(value) for value in default}
+    if kinds == {float}:
+        values = [float(value) if type(value) is int else value for value in values]
+    if {type(value) for value in values} - kinds:
+        raise ValueError(f"{where}={values!r} should be a list like {default!r}")
+    if not values and not (kinds == {str} and where.endswith(MAY_BE_EMPTY)):
+        raise ValueError(f"{where} is an empty list; give at least one, as in {default!r}")
+    return values
 
 
 def read_notebook(source: Path) -> nbformat.NotebookNode:

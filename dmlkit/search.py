@@ -11,6 +11,8 @@ from math import comb, nan
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import uniform
+from scipy.stats.distributions import rv_frozen
 from sklearn.model_selection import ParameterSampler
 
 Settings = dict[str, Any]
@@ -38,6 +40,29 @@ class Trial:
     def score(self) -> float:
         """The best score; -1 where every step diverged."""
         return float(np.nan_to_num(self.scores[self.best_step], nan=-1))
+
+
+def between(low: float, high: float) -> rv_frozen:
+    """Return the uniform distribution from ``low`` to ``high``."""
+    return uniform(low, high - low)
+
+
+def check_search(trials: int, folds: int, selection: str) -> None:
+    """Refuse what the parameters of a chapter cannot mean together.
+
+    Args:
+        trials: ``SEARCH_TRIALS``; 0 for no search.
+        folds: ``SEARCH_FOLDS``.
+        selection: ``SELECTION``.
+
+    Raises:
+        ValueError: if there are not 1 to 4 folds, or if the search and something else would both
+            choose the step.
+    """
+    if not 1 <= folds <= 4:
+        raise ValueError(f"SEARCH_FOLDS={folds} should be 1 to 4")
+    if trials and selection != "last":
+        raise ValueError("a search chooses the step as well; with SEARCH_TRIALS set SELECTION=last")
 
 
 def draw_settings(

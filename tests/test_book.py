@@ -245,7 +245,20 @@ def test_bits_stand_beside_floats_and_between_the_bounds_of_their_ties(smoke):
     assert crossed.notna().all().all()
     assert set(crossed.index.get_level_values(0)) == {"small_convnet", "mobilenet_v2"}
     shown = pd.read_csv(smoke / NORM_SOFTMAX / "tables" / "layer_norm.csv", index_col="method")
-    assert shown["steps to 90% of it"].notna().sum() == 2  # of floats; bits are not validated
+    floats = shown[~shown.index.str.endswith("_binary")]  # bits are not validated
+    assert len(floats) == 10 and floats["steps to 90% of it"].notna().all()
+
+
+def test_each_loss_has_its_own_head_unless_the_sweep_says_otherwise(smoke):
+    rows = pd.read_csv(smoke / NORM_SOFTMAX / "runs.csv").set_index(["method", "seed"])
+    heads = {key: json.loads(params).get("LAYER_NORM") for key, params in rows["params"].items()}
+    assert heads["norm_softmax", 0] and not heads["multi_similarity", 0]
+    metrics = rows[["metric_recall_at_1", "metric_map_at_r"]]
+    for loss, own, other in (("norm_softmax", "on", "off"), ("proxy_anchor", "off", "on")):
+        assert heads[f"{loss}_layer_norm_on", 0] and not heads[f"{loss}_layer_norm_off", 0]
+        same, changed = (metrics.loc[f"{loss}_layer_norm_{head}"] for head in (own, other))
+        pd.testing.assert_frame_equal(same, metrics.loc[loss])
+        assert (changed["metric_map_at_r"] != same["metric_map_at_r"]).any()
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_a_chapters_own_profile_file_overrides_the_shared_one(copied_book):
         ({"STEPS": 1.5}, "STEPS=1.5"),
         ({"NUM_THREADS": 0}, "NUM_THREADS=0 should be positive"),
         ({"CACHED_VIEWS": -1}, "CACHED_VIEWS=-1 should be positive"),
-        ({"SEEDS": []}, r"SEEDS=\[\] should be a list like"),
+        ({"SEEDS": []}, "SEEDS is an empty list; give at least one"),
         ({"SEEDS": ["a"]}, r"SEEDS=\['a'\] should be a list like"),
     ],
     ids=lambda value: str(value)[:24],

@@ -4,20 +4,21 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmlkit.distances import cosine_similarity
+from dmlkit.losses.norm_softmax import NormSoftmaxLoss
 from dmlkit.losses.proxies import check_proxy_inputs
 from dmlkit.miners import Pairs
 
 
-class SampledNormSoftmaxLoss(nn.Module):
+class SampledNormSoftmaxLoss(NormSoftmaxLoss):
     """Classify as NormSoftmax does, among the classes of the batch and some others.
 
     The paper leaves open which others. Here each call takes the b classes of the batch and S - b
     others, uniform without replacement, by PyTorch's own generator. With all classes this is
     :class:`dmlkit.losses.norm_softmax.NormSoftmaxLoss`; with fewer and without the correction
-    below it is never above it.
+    below it is never above it. In evaluation mode (``eval()``) nothing is drawn: all classes.
 
     The correction counts each other class (C - b) / (S - b) times, one over the probability to
     draw it (importance sampling: Bengio and Senecal 2008; Jean et al. 2015,
@@ -31,7 +32,7 @@ class SampledNormSoftmaxLoss(nn.Module):
         temperature: sigma in the paper.
         corrected: whether to apply the correction.
         sparse: whether the gradient of the proxies holds only the rows of the subset, which needs
-            an optimiser that can use it: SparseAdam, or plain SGD.
+            an optimiser that can use it: SparseAdam, or SGD without weight decay.
 
     Raises:
         ValueError: if ``num_sampled`` is below 2, or if ``temperature`` is not above 0.
@@ -47,17 +48,12 @@ class SampledNormSoftmaxLoss(nn.Module):
         corrected: bool = False,
         sparse: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, embedding_dim, temperature=temperature)
         if num_sampled < 2:
             raise ValueError(f"{num_sampled=} leaves no class to compare with; use at least 2")
-        if not temperature > 0:
-            raise ValueError(f"{temperature=} must be above 0")
         self.num_sampled = num_sampled
-        self.temperature = temperature
         self.corrected = corrected
         self.sparse = sparse
-        bound = embedding_dim**-0.5
-        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim).uniform_(-bound, bound))
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, pairs: Pairs | None = None) -> Tensor:
         """Return the scalar loss of unit ``embeddings`` (B, D) with ``labels`` (B,) in [0, C).
@@ -66,6 +62,8 @@ class SampledNormSoftmaxLoss(nn.Module):
             ValueError: if ``pairs`` are given, if there is not one label per embedding, or if a
                 label is outside [0, C).
         """
+        if not self.training:
+            return super().forward(embeddings, labels, pairs=pairs)
         num_classes = len(self.proxies)
         # On a GPU too: ``unique`` waits for it anyway, and a wrong label would pass for another.
         check_proxy_inputs(self, embeddings, labels.cpu(), pairs, num_classes=num_classes)
