@@ -213,6 +213,8 @@ pd.DataFrame(
 # below 1, the loss and its gradient never vanish.
 
 # %%
+if min(TEMPERATURES) <= 0:
+    raise ValueError(f"TEMPERATURES: {min(TEMPERATURES)} should be above 0")
 temperatures = sorted({0.0125, 0.05, 0.2, 1.0, *TEMPERATURES})
 perfect = pd.DataFrame(
     {
@@ -508,7 +510,6 @@ for sweep, name, unfit, needed in (
         {*IMAGES_PER_CLASS_TRIED} - {0, *divisors},
         f"0 or {divisors}",
     ),
-    ("temperature", "TEMPERATURES", {t for t in TEMPERATURES if t <= 0}, "above 0"),
     ("class_share", "CLASS_SHARES", {s for s in CLASS_SHARES if not 0 < s <= 1}, "in (0, 1]"),
     ("dimension", "DIMENSIONS", {d for d in DIMENSIONS if d < 1}, "at least 1"),
 ):
