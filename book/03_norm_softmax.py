@@ -303,6 +303,8 @@ COMMON = {
     "LEARNING_RATE": LEARNING_RATE,
     "LOSS_LR": LOSS_LR,
 }
+if TRUNK not in TRUNKS:
+    raise ValueError(f"TRUNK={TRUNK!r} is unknown; choose one of {', '.join(TRUNKS)}")
 if RANDOM_CROP not in ("resized", "square"):
     raise ValueError(f"RANDOM_CROP={RANDOM_CROP!r} is unknown; choose resized or square")
 if OPTIMIZER not in ("adam", "sgd"):
