@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from dmlkit.chapters import sync_notebooks
+from dmlkit.chapters import profile_names, sync_notebooks
 from dmlkit.paths import resolve
 from dmlkit.readme import update_readme
 from dmlkit.running import run_book
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument(
         "--profile",
         default="mini",
-        help="smoke, mini, full, features, birds, paper: a file in book/profiles (default: mini)",
+        help=f"{', '.join(profile_names())}: a file in book/profiles (default: mini)",
     )
     run.add_argument(
         "-p",

@@ -257,6 +257,7 @@ def _keep(
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type != "code":
+            cell.source = _with_links_from(folder, cell.source)
             continue
         cell.metadata.pop("execution", None)
         if "pictures" in cell.metadata.get("tags", []) and not may_show:
@@ -269,6 +270,20 @@ def _keep(
     }
     with write_atomically(folder / "chapter.ipynb") as path:
         nbformat.write(notebook, path)
+
+
+def _with_links_from(folder: Path, text: str) -> str:
+    """Return Markdown of ``book/`` with its links to files as they are from ``folder``."""
+
+    def moved(link: re.Match[str]) -> str:
+        target = BOOK / link[1]
+        if not target.exists():  # an address, or brackets of a formula
+            return link[0]
+        if target.suffix == ".ipynb":
+            return f"](../{target.stem}/chapter.ipynb)"
+        return f"]({os.path.relpath(target, folder)})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", moved, text)
 
 
 def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

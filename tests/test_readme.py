@@ -29,9 +29,13 @@ def test_a_missing_results_file_is_an_error_and_not_an_empty_table(tmp_path, mon
         readme.update_readme()
 
 
-def test_the_example_in_the_readme_runs():
+def test_the_examples_in_the_readme_run():
     text = (PROJECT_ROOT / "README.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    of_metrics, of_losses = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     found: dict[str, object] = {}
-    exec(example, found)  # noqa: S102
+    exec(of_metrics, found)  # noqa: S102
     assert found["one"][0]["classes"][0] == "class 0"
+    trained: dict[str, object] = {}
+    exec(of_losses, trained)  # noqa: S102
+    moved = trained["optimizer"].state
+    assert trained["loss_fn"].proxies in moved and trained["head"].linear.weight in moved

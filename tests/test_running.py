@@ -1,5 +1,6 @@
 """What the runner does when notebooks fail, and what it keeps of them. See also test_book."""
 
+import re
 from concurrent.futures import Future
 
 import nbformat
@@ -95,6 +96,23 @@ def test_only_the_last_state_of_a_progress_bar_is_kept(monkeypatch, parameters, 
     running.execute(CHAPTER, parameters)
     kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "100%\nnext\n"
+
+
+def test_links_lead_from_where_the_executed_notebook_lies(monkeypatch, parameters, tmp_path):
+    text = (
+        "[one](01_evaluation.ipynb), [claims](claims.csv), [losses](../dmlkit/losses), "
+        "[away](https://example.org), $[f](x)$ and [no file](none.md)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    monkeypatch.setattr(running, "_papermill", lambda *_: notebook)
+    running.execute(CHAPTER, parameters)
+    folder = tmp_path / CHAPTER
+    found = nbformat.read(folder / "chapter.ipynb", as_version=4).cells[0].source
+    one, claims, losses, *rest = re.findall(r"\]\(([^)]+)\)", found)
+    assert one == "../01_evaluation/chapter.ipynb"
+    assert (folder / claims).resolve() == running.BOOK / "claims.csv"
+    assert (folder / losses).resolve() == running.BOOK.parent / "dmlkit" / "losses"
+    assert rest == ["https://example.org", "x", "none.md"]
 
 
 def test_changed_weights_or_data_files_are_noticed(monkeypatch, parameters, tmp_path, class_tree):

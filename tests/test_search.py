@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import loguniform
 
-from dmlkit.search import Trial, best_of, draw_settings, expected_best, run_trial
+from dmlkit.search import (
+    Trial,
+    best_of,
+    between,
+    check_search,
+    draw_settings,
+    expected_best,
+    run_trial,
+)
 
 DEFAULTS = {"LEARNING_RATE": 0.001, "margin": 0.2, "IMAGES_PER_CLASS": 4}
 SPACE = {"LEARNING_RATE": loguniform(1e-5, 1e-2), "IMAGES_PER_CLASS": [2, 4, 8]}
@@ -58,3 +66,18 @@ def test_a_trial_that_diverges_is_never_chosen_and_all_of_them_say_so():
 def test_the_expected_best_of_some_trials_is_that_of_all_choices_of_so_many():
     # Of 1, 2 and 6: one at a time (1 + 2 + 6) / 3, of pairs (2 + 6 + 6) / 3, of all 6.
     assert expected_best([6, 1, 2]) == pytest.approx([3, 14 / 3, 6])
+
+
+def test_between_is_uniform_from_the_first_to_the_second():
+    assert between(0.3, 1.2).support() == (0.3, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((6, 0, "last"), "SEARCH_FOLDS=0"), ((0, 5, "last"), "1 to 4"), ((6, 2, "validation"), "SELECTION=last")],
+)  # fmt: skip
+def test_searches_that_cannot_be_meant_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_search(*arguments)
+    check_search(6, 4, "last")
+    check_search(0, 2, "validation")

@@ -323,3 +323,14 @@ def test_on_a_gpu_it_draws_there_and_refuses_the_same_labels(size):
     assert len(rows_that_move(gradient)) == size
     with pytest.raises(ValueError, match="num_classes=60"):
         loss_fn(embeddings, LABELS.cuda() - 100)
+
+
+def test_in_evaluation_the_loss_is_the_full_one_and_draws_nothing():
+    torch.manual_seed(0)
+    sampled = SampledNormSoftmaxLoss(50, 8, num_sampled=5, corrected=True).eval()
+    full = NormSoftmaxLoss(50, 8)
+    full.load_state_dict(sampled.state_dict())
+    embeddings, labels = F.normalize(torch.randn(6, 8)), torch.arange(6) // 2
+    state = torch.get_rng_state()
+    assert sampled(embeddings, labels) == full(embeddings, labels)
+    assert torch.equal(torch.get_rng_state(), state)
