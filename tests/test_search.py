@@ -74,8 +74,12 @@ def test_between_is_uniform_from_the_first_to_the_second():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((6, 0, "last"), "SEARCH_FOLDS=0"), ((0, 5, "last"), "1 to 4"), ((6, 2, "validation"), "SELECTION=last")],
-)  # fmt: skip
+    [
+        ((6, 0, "last"), "SEARCH_FOLDS=0"),
+        ((0, 5, "last"), "1 to 4"),
+        ((6, 2, "validation"), "SELECTION=last"),
+    ],
+)
 def test_searches_that_cannot_be_meant_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         check_search(*arguments)

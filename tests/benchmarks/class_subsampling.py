@@ -92,6 +92,11 @@ def table(rows: Iterator[list[str]]) -> Iterator[str]:
 # --- Time and memory of a step
 
 
+def two_digits(value: float) -> float:
+    """Return ``value`` rounded to two significant digits."""
+    return float(f"{value:.2g}")
+
+
 def steps(size: int, subsets: list[int], seconds: float, threads: int) -> Iterator[list[str]]:
     """Compare steps over all of ``size`` classes and over subsets of them, if memory suffices."""
     subsets = [ALL, *(subset for subset in subsets if subset < size)]
@@ -105,7 +110,7 @@ def steps(size: int, subsets: list[int], seconds: float, threads: int) -> Iterat
         )
         if subset in times:
             peak = in_child(peak_of_steps, size, subset, threads)
-            ratio = f"{times[ALL] / times[subset]:.2g}" if ALL in times else ""
+            ratio = f"{two_digits(times[ALL] / times[subset]):,g}" if ALL in times else ""
             yield [*row, f"{1e3 * times[subset]:,.0f} ms", ratio, mib(expected), mib(peak)]
         else:
             yield [*row, f"not run: {mib(available_bytes())} available", "", mib(expected), ""]
