@@ -202,7 +202,10 @@ def circumstances(rows: pd.DataFrame) -> str:
 def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return judged claims for reading: differences in points, one line each."""
     if claims.empty:
-        said = "No claim is judged: that takes whole data sets and at least two replicates."
+        said = (
+            "No claim is judged: that takes whole data sets, at least two replicates, and claims "
+            "that book/claims.csv lists for such data."
+        )
         return pd.DataFrame({"claims": [said]})
     names = ["bound", "difference", "low", "high", "t_low", "t_high", "detectable"]
     points = 100 * claims[names]
