@@ -281,6 +281,10 @@ def _with_links_from(folder: Path, text: str) -> str:
             return link[0]
         if target.suffix == ".ipynb":
             return f"](../{target.stem}/chapter.ipynb)"
+        if not folder.is_relative_to(
+            PROJECT_ROOT
+        ):  # the way there would name this machine's folders
+            return link[0]
         return f"]({os.path.relpath(target, folder)})"
 
     return re.sub(r"\]\(([^)\s]+)\)", moved, text)
