@@ -1,9 +1,10 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (results by test class), ``runs.csv`` derived from them, ``searches/<run_id>.json``
-(what a search tried and how it did on held-out training classes), ``tables/``, ``figures/``,
-``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and ``pictures/`` stay local.
+``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``runs.csv`` derived from
+them, ``searches/<run_id>.json`` (what a search tried and how it did on held-out training classes),
+``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and
+``pictures/`` stay local.
 """
 
 import hashlib
@@ -304,19 +305,33 @@ class ChapterResults:
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Write results by class; all metrics in one array, as each costs hundreds of bytes more."""
-    common = {name: scores[name] for name in ABOUT_LINES}
-    metrics = [name for name in scores if name not in common]
-    values = np.array([scores[name] for name in metrics])
-    with write_atomically(path) as writable, writable.open("wb") as f:
-        np.savez_compressed(f, **common, metrics=np.array(metrics), values=values)
+    """Write results by class, what all methods of a replicate share beside them and once.
+
+    That is which classes were tested with how many queries: a third of the space. Metrics are in
+    one array, as each by itself costs hundreds of bytes more, and to seven digits.
+    """
+    tested = {name: scores[name] for name in ABOUT_LINES}
+    digest = hashlib.sha256(b"".join(values.tobytes() for values in tested.values()))
+    shared = f"tested-{digest.hexdigest()[:12]}"
+    if not (path.parent / f"{shared}.npz").exists():
+        _write_arrays(path.parent / f"{shared}.npz", **tested)
+    metrics = [name for name in scores if name not in tested]
+    values = np.array([scores[name] for name in metrics], dtype=np.float32)
+    _write_arrays(path, tested=np.array(shared), metrics=np.array(metrics), values=values)
 
 
 def read_scores(path: Path) -> Scores:
     """Return what ``write_scores`` wrote."""
     with np.load(path) as stored:
-        common = {name: stored[name] for name in ABOUT_LINES}
-        return common | dict(zip(stored["metrics"].tolist(), stored["values"], strict=True))
+        shared, metrics = stored["tested"].item(), stored["metrics"].tolist()
+        values = dict(zip(metrics, stored["values"].astype(float), strict=True))
+    with np.load(path.parent / f"{shared}.npz") as tested:
+        return {name: tested[name] for name in ABOUT_LINES} | values
+
+
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    with write_atomically(path) as writable, writable.open("wb") as f:
+        np.savez_compressed(f, **arrays)
 
 
 def file_digest(name: str) -> str:

@@ -13,7 +13,7 @@ from dmlkit import results as module
 from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.results import ChapterResults, markdown
+from dmlkit.results import ChapterResults, markdown, read_scores, write_scores
 from dmlkit.search import Trial
 from dmlkit.training import Fit
 
@@ -165,6 +165,27 @@ def test_results_by_class_and_embeddings_come_back(make, evaluation):
     of_queries = evaluation.retrieval.per_query["map_at_r"]
     assert stored["map_at_r"].tolist() == pytest.approx(of_queries.reshape(2, 2).mean(1).tolist())
     assert torch.allclose(results.embeddings(run), evaluation.embeddings, atol=1e-3)
+
+
+def test_methods_tested_on_the_same_classes_share_the_list_of_these(tmp_path):
+    scores = {
+        "labels": np.array([0, 2]),
+        "classes": np.array(["finch", "gull", "wren"]),
+        "queries": np.array([3, 4]),
+        "recall_at_1": np.array([1 / 3, 0.75]),
+        "map_at_r": np.array([0.1, 0.2]),
+    }
+    others = scores | {"queries": np.array([4, 4])}
+    for name, written in (("one", scores), ("two", scores), ("three", others)):
+        write_scores(tmp_path / f"{name}.npz", written)
+    assert len(list(tmp_path.glob("tested-*.npz"))) == 2
+    for name, written in (("one", scores), ("two", scores), ("three", others)):
+        read = read_scores(tmp_path / f"{name}.npz")
+        assert list(read) == list(written)
+        for kind, values in written.items():
+            assert read[kind].dtype == values.dtype
+            equal = np.array_equal if values.dtype.kind != "f" else np.allclose
+            assert equal(read[kind], values)
 
 
 def test_a_results_folder_that_cannot_be_written_is_refused_at_once(make, tmp_path):
