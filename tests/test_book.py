@@ -79,7 +79,7 @@ def test_results_by_class_average_to_the_rows(smoke):
         scores = read_scores(path.with_suffix(".npz"))
         for metric in ("recall_at_1", "r_precision", "map_at_r"):
             mean = np.average(scores[metric], weights=scores["queries"])
-            assert mean == pytest.approx(row[f"metric_{metric}"], abs=1e-12)
+            assert mean == pytest.approx(row[f"metric_{metric}"], abs=1e-7)  # kept as float32
         assert scores["queries"].sum() == row["num_queries"]
 
 
