@@ -1,6 +1,7 @@
 """The figures of the book, in one style. Each function returns the figure it drew."""
 
 import warnings
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -85,6 +86,46 @@ def sweep_curves(lines: dict[str, pd.DataFrame], label: str, *, log: bool = Fals
     axis.set(xlabel=label, ylabel="Recall@1, %")
     if len(lines) > 1:
         axis.legend()
+    return figure
+
+
+def lines(table: pd.DataFrame, label: str, value: str) -> Figure:
+    """Draw one line per column of ``table`` over its index, side by side in its order.
+
+    Args:
+        table: values by what the horizontal axis shows.
+        label: what the index is.
+        value: what the values are.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    for number, (name, column) in enumerate(table.items()):
+        axis.plot(table.index.astype(str), column, label=name, marker="osv^D*"[number % 6])
+    axis.set(xlabel=label, ylabel=value)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    return figure
+
+
+def differences(table: pd.DataFrame, label: str) -> Figure:
+    """Draw differences with their 95 % intervals, a line each, grouped by the first index level.
+
+    Args:
+        table: ``mean``, ``low`` and ``high`` by group and name.
+        label: what the differences are of.
+    """
+    groups = table.index.get_level_values(0).unique()
+    size = (6.5, 0.28 * len(table) + 0.3 * len(groups) + 0.8)
+    heights = [len(table.loc[group]) for group in groups]
+    figure, axes = plt.subplots(
+        len(groups), figsize=size, sharex=True, squeeze=False, height_ratios=heights
+    )
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        of_group = table.loc[group].iloc[::-1]  # the first line on top
+        spans = [of_group["mean"] - of_group["low"], of_group["high"] - of_group["mean"]]
+        axis.errorbar(of_group["mean"], of_group.index.astype(str), xerr=spans, fmt="o", capsize=3)
+        axis.axvline(0, color="0.4", linewidth=1)
+        axis.set_ylim(-0.6, len(of_group) - 0.4)
+        axis.set_title(group, loc="left", fontsize=9)
+    axes[-1, 0].set_xlabel(label)
     return figure
 
 
@@ -222,6 +263,25 @@ def sample_images(image_set: ImageSet, *, classes: int = 6, per_class: int = 8) 
         for axis, image in zip(line, image_set.gather(positions), strict=True):
             axis.imshow(image.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def image_grid(images: Tensor, titles: Sequence[str]) -> Figure:
+    """Show rows of images under a title per column.
+
+    Args:
+        images: (rows, columns, 3, S, S) float in [0, 1].
+        titles: of the columns.
+    """
+    rows, columns = images.shape[:2]
+    size = (0.95 * columns, 0.95 * rows + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for line, shown in zip(axes, images, strict=True):
+        for axis, image in zip(line, shown, strict=True):
+            axis.imshow(image.permute(1, 2, 0).numpy())
+            axis.set(xticks=[], yticks=[])
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     return figure
 
 

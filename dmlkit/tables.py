@@ -15,6 +15,7 @@ TITLES = {
     "nmi_geometric": "NMI",
     "nmi_geometric_of_random_labels": "NMI, random",
     "ami": "AMI",
+    "average_precision": "mAP",
 }
 
 

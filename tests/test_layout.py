@@ -14,7 +14,7 @@ LAYERS = [
     {"miners"},
     {"datasets", "transforms", "samplers", "models", "losses", "metrics"},
     {"batches"},
-    {"training", "evaluation", "features", "search"},
+    {"training", "evaluation", "features", "ranked_views", "search"},
     {"references"},
     {"chapters", "intervals", "provenance"},
     {"fingerprint"},

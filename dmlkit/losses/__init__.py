@@ -28,6 +28,9 @@ from dmlkit.losses.nt_xent import NTXentLoss as NTXentLoss
 from dmlkit.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from dmlkit.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from dmlkit.losses.sampled_norm_softmax import SampledNormSoftmaxLoss as SampledNormSoftmaxLoss
+from dmlkit.losses.self_supervised_ranking import (
+    SelfSupervisedRankingLoss as SelfSupervisedRankingLoss,
+)
 from dmlkit.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from dmlkit.losses.triplet import TripletLoss as TripletLoss
 from dmlkit.losses.weight import WeightLoss as WeightLoss

@@ -2,6 +2,7 @@
 
 from dmlkit.models.heads import EmbeddingHead as EmbeddingHead
 from dmlkit.models.heads import EmbeddingModel as EmbeddingModel
+from dmlkit.models.mlp_head import MLPHead as MLPHead
 from dmlkit.models.trunks import INPUT_CONVENTIONS as INPUT_CONVENTIONS
 from dmlkit.models.trunks import POOLINGS as POOLINGS
 from dmlkit.models.trunks import TRUNKS as TRUNKS

@@ -22,6 +22,8 @@ def find_losses():
     found = {}
     for module in pkgutil.iter_modules(dmlkit.losses.__path__, "dmlkit.losses."):
         for name, value in vars(importlib.import_module(module.name)).items():
+            if name == "SelfSupervisedRankingLoss":  # of views, without labels
+                continue
             if name.endswith("Loss") and inspect.isclass(value) and issubclass(value, nn.Module):
                 found[name] = value
     return found
