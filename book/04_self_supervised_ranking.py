@@ -854,3 +854,17 @@ rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
 overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
 claims = judge("04_self_supervised_ranking", rung, rows, by_class, overlap=overlap)
 show_claims(results.save_claims(claims))
+
+# %% [markdown]
+# ## What this shows, and what not
+#
+# **Not testable here.** The weights of `features` and `birds` have their batch norms folded, so these stay frozen. `features` trains no
+# trunk: a layer above frozen features takes its place, and views differ only as far as those features tell them apart; strengths and families
+# cannot be varied there. The paper's own gains, their base losses and its ablations were not at hand, so *published* is what its
+# abstract says.
+#
+# **Ranking metrics do not rank.** R-precision and mean average precision, which the paper reports as ranking metrics, ask whether images of the
+# class come first, not in which order. The order within a class is measured above, on drawn images alone.
+#
+# **Try this.** Set `TASK_WEIGHT = 5.0`: does the order within species grow while retrieval falls? Set `VIEW_FAMILIES = ["colour"]` in
+# the drawn data, where colour tells species apart: is it a good idea to ask for invariance to it?

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 CHAPTER = "02_baseline_losses"
 EVALUATION = "01_evaluation"
 NORM_SOFTMAX = "03_norm_softmax"
+RANKING = "04_self_supervised_ranking"
 METHODS = [
     *("contrastive", "triplet_semihard", "margin"),
     *("multi_similarity", "proxy_anchor", "norm_softmax"),
@@ -93,7 +94,7 @@ def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
     assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", []))
 
 
-@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER, NORM_SOFTMAX])
+@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER, NORM_SOFTMAX, RANKING])
 def test_the_executed_notebook_shows_no_warning_and_no_path_of_this_machine(smoke, chapter):
     path = smoke / chapter / "chapter.ipynb"
     assert str(ROOT) not in path.read_text()
@@ -127,7 +128,8 @@ def test_every_loss_is_searched_and_trained_and_folds_are_joined(tmp_path, run_d
     assert finished.returncode == 0, finished.stderr
     rows = pd.read_csv(tmp_path / CHAPTER / "runs.csv").set_index("method")
     files = (ROOT / "dmlkit" / "losses").glob("[a-z]*.py")
-    every = {path.stem for path in files} - {"proxies", "masked_sums", "sampled_norm_softmax"}
+    every = {path.stem for path in files} - {"proxies", "masked_sums"}  # no losses
+    every -= {"sampled_norm_softmax", "self_supervised_ranking"}  # of other chapters
     for loss in every:
         assert any(name.startswith(loss) for name in rows.index), loss
     for method, row in rows.drop("frozen_trunk").iterrows():
@@ -293,6 +295,87 @@ def test_points_of_a_sweep_keep_the_defaults_and_search_their_steps_alone(run_dm
         assert (
             point["CHOSEN_STEP"] == rows.loc[f"norm_softmax_temperature_{value}", "selected_step"]
         )
+
+
+def test_every_arm_and_point_of_the_ranking_task_trains_in_its_own_way(smoke):
+    losses = {}
+    for path in (smoke / RANKING / "runs").glob("*-seed0-*.json"):
+        row = json.loads(path.read_text())
+        losses[row["method"]] = tuple(entry["loss"] for entry in row["history"])
+        if row["method"].endswith("_longer"):
+            assert row["steps"] == round(12 * (1 + 0.8 * 5 * 4 / 16))
+    equal = "multi_similarity_ranking"
+    defaults = ("terms_both", "head_own", "order_margin_0.05", "num_views_4", "view_families_all")
+    assert all(losses.pop(f"{equal}_{default}") == losses[equal] for default in defaults)
+    trained = [values for method, values in losses.items() if method not in REFERENCES]
+    assert len(trained) == len(set(trained)) == 2 * 5 + 2 + 1 + 3 + 2 + 3
+
+
+def test_the_ranking_chapter_shows_changes_orders_and_similarities(smoke):
+    tables = smoke / RANKING / "tables"
+    rows = pd.read_csv(smoke / RANKING / "runs.csv").groupby("method").mean(numeric_only=True)
+    changes = pd.read_csv(tables / "changes.csv", index_col=["loss", "arm", "metric"])
+    assert len(changes) == 2 * 4 * 2
+    gain = rows.loc["margin_shuffled", "metric_map_at_r"] - rows.loc["margin", "metric_map_at_r"]
+    found = changes.loc[("margin", "shuffled", "MAP@R")]
+    assert found["mean"] == pytest.approx(100 * gain, abs=0.006)
+    assert found["low"] <= found["mean"] <= found["high"]
+    order = pd.read_csv(tables / "order.csv", index_col="method")
+    assert order.drop(columns="order").mean(axis=1).to_numpy() == pytest.approx(
+        order["order"],
+        abs=0.05,  # a query without an order in one factor has one in others
+    )
+    similarity = pd.read_csv(tables / "view_similarity.csv", index_col="method")
+    assert similarity.columns.tolist() == ["0.20", "0.38", "0.54", "0.66"]
+    assert similarity.loc["frozen_trunk"].is_monotonic_decreasing
+    ablations = pd.read_csv(tables / "ablations.csv", index_col=["what", "value"])
+    assert (ablations["MAP@R, change"] == "default").sum() == 5
+
+
+@pytest.mark.slow
+def test_the_ranking_task_acts_above_a_frozen_trunk_and_each_arm_is_searched(run_dmlkit, tmp_path):
+    changes = {
+        **{"METHODS": "[margin]", "SWEEPS": "[head]", "ABLATED": "margin", "SELECTION": "last"},
+        **{"CACHED_VIEWS": 2, "REFERENCES": "[frozen_trunk]", "SEEDS": "[0]", "BATCH_SIZE": 8},
+        **{"SEARCH_TRIALS": 2, "SEARCH_FOLDS": 1, "ARMS": "[ranking, positives]"},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, str(value))]
+    arguments = ["--profile", "smoke", "--results-dir", tmp_path, *arguments]
+    finished = run_dmlkit("run", RANKING, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    searched = {
+        path.name.split("-seed")[0]: json.loads(path.read_text())["trials"]
+        for path in (tmp_path / RANKING / "searches").glob("*.json")
+    }
+    assert {name: len(trials) for name, trials in searched.items()} == {
+        **{"margin": 2, "margin_ranking": 2, "margin_positives": 2},
+        **{"margin_ranking_head_own": 1, "margin_ranking_head_shared": 1},
+    }
+    weights = [trial["settings"]["TASK_WEIGHT"] for trial in searched["margin_ranking"]]
+    assert weights[0] == 0.8 and weights[1] != 0.8
+    rows = pd.read_csv(tmp_path / RANKING / "runs.csv").set_index("method")
+    kept = ("margin", "margin_ranking_head_own", "margin_ranking_head_shared")
+    assert rows.loc[kept, "metric_map_at_r"].nunique() == 3  # the task reaches the metric head
+    assert rows["metric_similarity_to_view_4"].notna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["cub200_2011", "in_shop"])
+def test_the_ranking_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path, dataset):
+    make_tree(dataset, tmp_path / "data", num_classes=8, images_per_class=5)
+    changes = {
+        **{"DATASET": dataset, "DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "SEEDS": "[0]"},
+        **{"STEPS": 2, "BATCH_SIZE": 10, "IMAGES_PER_CLASS": 5, "RECALL_AT": "[1,2]"},
+        **{"METHODS": "[multi_similarity]", "ARMS": "[ranking]", "SWEEPS": "[head]"},
+        **{"REFERENCES": "[frozen_trunk]", "RANKED_IMAGES": 3},
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    finished = run_dmlkit("run", RANKING, "--profile", "paper", "--results-dir", folder, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    table = (folder / RANKING / "tables" / "main.md").read_text()
+    assert "| multi_similarity_ranking |" in table
+    assert "**Not run: random images in the layout of the data set.**" in table
 
 
 @pytest.mark.slow
