@@ -745,6 +745,9 @@ of_method = {
 
 def change(method, base, metric):
     """Return mean and interval of a difference of two methods, in points of percent."""
+    if len(SEEDS) < 2:  # no interval
+        means = rows.groupby("method")[f"metric_{metric}"].mean()
+        return [100 * (means[method] - means[base]), float("nan"), float("nan")]
     found = paired_difference(of_method[method], of_method[base], metric)
     return [100 * value for value in (found.mean, *found.interval())]
 
@@ -816,7 +819,8 @@ for sweep, methods in sweeps.items():
         compared = {}
         if default and method != default:
             mean, low, high = change(method, default, "map_at_r")
-            compared = {"MAP@R, change": f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"}
+            span = f" [{low:+.1f}, {high:+.1f}]" if len(SEEDS) > 1 else ""
+            compared = {"MAP@R, change": f"{mean:+.1f}{span}"}
         shown = {"R@1": line["R@1"].item(), "MAP@R": line["MAP@R"].item(), **compared}
         ablations.append(
             {"what": sweep, "value": value, **shown, "s / run": line["s / run"].item()}

@@ -48,10 +48,10 @@ def main() -> None:
         "",
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {name}; "
         f"{versions()}; threads: 1; commit {commit()}.",
-        f"A step is Multi-Similarity with its miner on {BATCH} images, AdamW; the task ranks {VIEWS} "
-        f"views of {IMAGES} of them, which are made beforehand. View 0 is the batch's own image; its "
-        "features are reused or computed again. Expected: (B + M N) / B, or M (N + 1). At p: 1 + p "
-        f"(ratio - 1). Medians of {options.rounds} steps in turns.",
+        f"A step is Multi-Similarity with its miner on {BATCH} images, AdamW; the task ranks "
+        f"{VIEWS} views of {IMAGES} of them, which are made beforehand. View 0 is the batch's own "
+        "image; its features are reused or computed again. Expected: (B + M N) / B, or M (N + 1). "
+        f"At p: 1 + p (ratio - 1). Medians of {options.rounds} steps in turns.",
     ]
     with write_atomically(PROJECT_ROOT / options.output) as path:
         path.write_text("\n".join(lines) + "\n")
@@ -69,11 +69,8 @@ def measure(name: str, size: int, reuse: bool, device: torch.device, rounds: int
     views = make_views(images[:IMAGES])
     seen = views if reuse else torch.cat([images[:IMAGES, None], views], dim=1)
     both = (model, auxiliary, optimizer, images, labels)
-    sides = [
-        partial(step, *both, None),
-        partial(step, *both, seen),
-        partial(make_views, images[:IMAGES]),
-    ]
+    sides = [partial(step, *both, shown) for shown in (None, seen)]
+    sides.append(partial(make_views, images[:IMAGES]))
     in_turns(1, *sides)
     (alone, _), (ranked, _), (making, _) = in_turns(rounds, *sides)
     ratio, expected = ranked / alone, 1 + IMAGES * (VIEWS + (not reuse)) / BATCH
