@@ -120,7 +120,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from scipy.stats import loguniform, uniform
+from scipy.stats import loguniform
 from torch import nn
 from torch.nn.functional import normalize
 from torch.optim import AdamW
@@ -166,7 +166,7 @@ from dmlkit.ranked_views import (
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler
-from dmlkit.search import best_of, draw_settings, run_trial
+from dmlkit.search import best_of, between, check_search, draw_settings, run_trial
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.tables import circumstances, metric_title, show_claims, summarise
 from dmlkit.training import choose_device, fit
@@ -258,11 +258,6 @@ class Method(NamedTuple):
     settings: dict
     space: dict
     miner: Callable | None = None
-
-
-def between(low, high):
-    """Return the uniform distribution from low to high."""
-    return uniform(low, high - low)
 
 
 losses = {
@@ -669,11 +664,7 @@ def refer(name, splits, seed):
 # ## All runs
 
 # %% tags=["runs"]
-if SEARCH_TRIALS and SELECTION != "last":
-    raise ValueError("a search chooses the step as well; with SEARCH_TRIALS set SELECTION=last")
-if not 1 <= SEARCH_FOLDS <= 4:
-    raise ValueError(f"SEARCH_FOLDS={SEARCH_FOLDS} should be 1 to 4")
-
+check_search(SEARCH_TRIALS, SEARCH_FOLDS, SELECTION)
 runs, points = {}, {method for of_sweep in sweeps.values() for method in of_sweep.values()}
 for seed in SEEDS:
     splits, finished = load_splits(seed=seed), {}
