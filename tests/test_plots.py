@@ -112,3 +112,31 @@ def test_a_sweep_is_drawn_in_its_order_or_to_scale():
     drawn, _, (bars,) = axis.containers[0]
     assert drawn.get_xdata().tolist() == [8, 64] and drawn.get_ydata().tolist() == [50, 60]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[40, 55], [55, 70]]
+
+
+def test_lines_are_the_columns_of_a_table():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["10", "20"])
+    (axis,) = plots.lines(table, "recall", "precision").axes
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[1.0, 2.0], [3.0, 4.0]]
+    assert [line.get_label() for line in axis.lines] == ["a", "b"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("recall", "precision")
+
+
+def test_differences_have_their_intervals_and_the_first_stands_on_top():
+    index = pd.MultiIndex.from_tuples([("one", "x"), ("one", "y"), ("two", "x")])
+    values = {"mean": [1.0, -2.0, 0.5], "low": [0.0, -3.0, 0.5], "high": [3.0, -1.5, 0.5]}
+    first, second = plots.differences(pd.DataFrame(values, index=index), "points").axes
+    means, _, (spans,) = first.containers[0]
+    assert means.get_xdata().tolist() == [-2.0, 1.0]  # bottom to top
+    assert [label.get_text() for label in first.get_yticklabels()] == ["y", "x"]
+    ends = [segment[:, 0].tolist() for segment in spans.get_segments()]
+    assert ends == [[-3.0, -1.5], [0.0, 3.0]]
+    assert (first.get_title(loc="left"), second.get_xlabel()) == ("one", "points")
+
+
+def test_a_grid_shows_each_image_in_its_place_under_the_title_of_its_column():
+    images = torch.rand(2, 3, 3, 4, 4)
+    axes = plots.image_grid(images, ["a", "b", "c"]).axes
+    assert [axis.get_title() for axis in axes] == ["a", "b", "c", "", "", ""]
+    shown = axes[4].images[0].get_array()
+    assert np.array_equal(shown, images[1, 1].permute(1, 2, 0).numpy())
