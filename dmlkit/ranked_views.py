@@ -164,14 +164,16 @@ class CachedRankedViews:
 
     Args:
         count: number of views, N, the weakest of those kept.
-        seed: seed of the picks' own generator.
+        seed: seed of the picks' own generators.
         shuffled: see ``RankedViews``.
     """
 
     def __init__(self, count: int, *, seed: int, shuffled: bool = False) -> None:
         self.count = count
         self.shuffled = shuffled
-        self.generator = torch.Generator().manual_seed(seed)
+        # Two, so that shuffled views are the same as unshuffled ones.
+        self.draws = torch.Generator().manual_seed(derive_seed(seed, "draws"))
+        self.orders = torch.Generator().manual_seed(derive_seed(seed, "order"))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return (M, N, F) float32, each view of a random draw, from ``features`` (M, K, N', F).
@@ -182,11 +184,12 @@ class CachedRankedViews:
         size, draws, kept = features.shape[:3]
         if kept < self.count:
             raise ValueError(f"{self.count} views are asked for, {kept} are kept; lower NUM_VIEWS")
-        draw = torch.randint(draws, (size, self.count), generator=self.generator)
+        draw = torch.randint(draws, (size, self.count), generator=self.draws)  # by view
         view = torch.arange(self.count).expand(size, -1)
-        if self.shuffled:
-            view = torch.rand(size, self.count, generator=self.generator).argsort(dim=1)
         image = torch.arange(size)[:, None]
+        if self.shuffled:
+            view = torch.rand(size, self.count, generator=self.orders).argsort(dim=1)
+            draw = draw[image, view]
         chosen = [index.to(features.device) for index in (image, draw, view)]
         return features[chosen[0], chosen[1], chosen[2]].float()
 

@@ -386,6 +386,12 @@ def test_shuffled_picks_are_every_view_once_in_an_order_of_each_image():
     assert len({tuple(order) for order in orders}) > 12
 
 
+def test_shuffled_picks_are_the_same_picks_in_another_order():
+    plain, mixed = (CachedRankedViews(4, seed=0, shuffled=s)(stored()) for s in (False, True))
+    for one, other in zip(plain.tolist(), mixed.tolist(), strict=True):
+        assert sorted(one) == sorted(other)
+
+
 def test_more_views_than_are_kept_are_refused():
     with pytest.raises(ValueError, match="5 views are asked for, 4 are kept"):
         CachedRankedViews(5, seed=0)(stored())

@@ -1,6 +1,6 @@
 """Whether similarity follows an order that is known: of a factor within a class, or of views."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +11,11 @@ from dmlkit.metrics.inputs import check_finite, check_rows, checked_labels
 
 @torch.no_grad()
 def rank_correlation_within_classes(
-    embeddings: Tensor, labels: Tensor, factors: Mapping[str, Tensor]
+    embeddings: Tensor,
+    labels: Tensor,
+    factors: Mapping[str, Tensor],
+    *,
+    angles: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Return how well each query orders the images of its own class by a known factor.
 
@@ -22,8 +26,8 @@ def rank_correlation_within_classes(
     Args:
         embeddings: (Q, D), of unit length.
         labels: (Q,) integer class of each, any values.
-        factors: name of each factor, such as the pose, to its values (Q,), real numbers. Of an
-            angle, 359 and 1 count as 358 apart.
+        factors: name of each factor, such as the pose, to its values (Q,), real numbers.
+        angles: names of factors in degrees, of which 359 and 1 are 2 apart.
 
     Returns:
         Name of each factor to (Q,) float64 in [-1, 1]; NaN for a query with fewer than three other
@@ -50,8 +54,10 @@ def rank_correlation_within_classes(
             continue
         similarity_ranks = _ranks_of_others(cosine_similarity(embeddings[members]))
         for name, factor in values.items():
-            nearness = -(factor[members, None] - factor[members]).abs()
-            found[name][members] = _correlation(similarity_ranks, _ranks_of_others(nearness))
+            apart = (factor[members, None] - factor[members]).abs()
+            if name in angles:
+                apart = torch.minimum(apart % 360, 360 - apart % 360)
+            found[name][members] = _correlation(similarity_ranks, _ranks_of_others(-apart))
     return found
 
 

@@ -76,6 +76,17 @@ def test_agrees_with_scipy_query_by_query_ties_included():
         assert found[name].tolist() == pytest.approx(expected, nan_ok=True)
 
 
+def test_an_angle_goes_around():
+    embeddings = on_a_circle(0, 20, 50, 90)  # as the factor is ordered, if 350 is next to 10
+    labels, turned = torch.zeros(4, dtype=torch.long), torch.tensor([-10, 10, 40, 80])
+    for factor in (turned % 360, turned + 720 * torch.arange(4)):
+        factors = {"turn": factor}
+        found = rank_correlation_within_classes(embeddings, labels, factors, angles=["turn"])
+        assert found["turn"].tolist() == pytest.approx([1.0] * 4)
+    along = rank_correlation_within_classes(embeddings, labels, {"turn": turned % 360})
+    assert along["turn"][0] < 0
+
+
 def test_a_query_without_a_correlation_has_nan():
     # All others of the first image differ by 1 from it; of the fifth all are as similar.
     embeddings = torch.cat([on_a_circle(0, 10, 31, 60), torch.zeros(4, 1).double()], dim=1)
