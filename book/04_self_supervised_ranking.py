@@ -823,7 +823,8 @@ since = {
     f"{loss}_{arm}": similarity.loc[f"{loss}_{arm}"] - similarity.loc[loss] for loss, arm in pairs
 }
 since = pd.DataFrame(since).T.add_prefix("change at ")
-results.save_table("view_similarity", similarity.join(since).round(3).fillna(""))
+shown = similarity.join(since).map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
+results.save_table("view_similarity", shown)
 
 # %% [markdown]
 # Then what nobody asked for: on drawn images we know the pose and the light of each. Rank correlation of similarity with nearness, within species,
