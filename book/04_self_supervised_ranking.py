@@ -72,12 +72,8 @@ LEARNING_RATE: float = 0.001  # of the trunk
 HEAD_RATE: float = 1.0  # learning rate of both heads, as a multiple of the trunk's
 LOSS_LR: float = 0.01  # for parameters of the loss (Margin's boundary)
 WEIGHT_DECAY: float = 0.0004  # AdamW's, for all parameters
-DECAY_AT: list = [
-    1.0
-]  # shares of the steps after which all learning rates fall to a fifth; 1: never
-RANKED_IMAGES: int = (
-    11  # images of a batch whose views are ranked, M: about a sixth, as in the paper
-)
+DECAY_AT: list = [1.0]  # shares of the steps after which all rates fall to a fifth; 1: never
+RANKED_IMAGES: int = 11  # images of a batch whose views are ranked, M: a sixth, as in the paper
 NUM_VIEWS: int = 4  # views of each, N
 VIEW_STRENGTH: float = 0.2  # c of view n is tanh(VIEW_STRENGTH n)
 VIEW_FAMILIES: list = ["crop", "perspective", "colour"]  # what views differ by

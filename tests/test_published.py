@@ -22,7 +22,7 @@ METHODS = {
     *("lifted_structure", "binomial_deviance", "nca", "margin", "margin_per_class", "weight"),
     *("multi_similarity", "multi_similarity_all_pairs", "proxy_nca", "proxy_nca_plus_plus"),
     *("proxy_anchor", "norm_softmax", "cos_face", "arc_face", "fast_ap", "soft_triple"),
-    *("frozen_trunk", "norm_softmax_binary"),
+    *("frozen_trunk", "norm_softmax_binary", "margin_ranking"),
 }
 CERTAINTIES = {
     *("given", "official code", "paper text", "paper text, read off a plot", "third party"),
