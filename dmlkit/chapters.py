@@ -113,20 +113,20 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
         if kind in (int, float) and (value < 0 or (value == 0 and default > 0)):
             raise ValueError(f"{where}: {name}={value!r} should be positive, as its default is")
         if kind is list:
-            value = _checked_list(value, default, f"{where}: {name}")
+            value = _checked_list(name, value, default, where)
         checked[name] = value
     return checked
 
 
-def _checked_list(values: list[Any], default: list[Any], where: str) -> list[Any]:
-    """Return ``values`` with their types checked against ``default``."""
+def _checked_list(name: str, values: list[Any], default: list[Any], where: str) -> list[Any]:
+    """Return the list ``values`` with their types checked against ``default``."""
     kinds = {type(value) for value in default}
     if kinds == {float}:
         values = [float(value) if type(value) is int else value for value in values]
     if {type(value) for value in values} - kinds:
-        raise ValueError(f"{where}={values!r} should be a list like {default!r}")
-    if not values and not (kinds == {str} and where.endswith(MAY_BE_EMPTY)):
-        raise ValueError(f"{where} is an empty list; give at least one, as in {default!r}")
+        raise ValueError(f"{where}: {name}={values!r} should be a list like {default!r}")
+    if not values and name not in MAY_BE_EMPTY:
+        raise ValueError(f"{where}: {name} is an empty list; give at least one, as in {default!r}")
     return values
 
 

@@ -281,11 +281,9 @@ def _with_links_from(folder: Path, text: str) -> str:
             return link[0]
         if target.suffix == ".ipynb":
             return f"](../{target.stem}/chapter.ipynb)"
-        if not folder.is_relative_to(
-            PROJECT_ROOT
-        ):  # the way there would name this machine's folders
-            return link[0]
-        return f"]({os.path.relpath(target, folder)})"
+        # From elsewhere the way there would name this machine's folders.
+        is_inside = folder.is_relative_to(PROJECT_ROOT)
+        return f"]({os.path.relpath(target, folder)})" if is_inside else link[0]
 
     return re.sub(r"\]\(([^)\s]+)\)", moved, text)
 
