@@ -89,12 +89,14 @@ def step(
     views: Tensor | None,
 ) -> None:
     """Take a step of the metric loss, with the task if there are views (M, N or 1 + N, ...)."""
-    features = model.trunk(images)
-    embeddings = model.head(features)
+    # In one pass, as in chapter 4.
+    seen = images if views is None else torch.cat([images, views.flatten(0, 1)])
+    features = model.trunk(seen)
+    embeddings = model.head(features[:BATCH])
     pairs = multi_similarity_miner(embeddings, labels)
     loss = MultiSimilarityLoss()(embeddings, labels, pairs=pairs)
     if views is not None:
-        of_views = model.trunk(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        of_views = features[BATCH:].unflatten(0, views.shape[:2])
         if views.shape[1] == VIEWS:
             of_views = torch.cat([features[:IMAGES, None], of_views], dim=1)
         loss = loss + 0.8 * SelfSupervisedRankingLoss()(auxiliary(of_views))
