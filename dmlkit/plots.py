@@ -129,6 +129,28 @@ def differences(table: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
+def two_distributions(runs: dict[str, pd.DataFrame]) -> Figure:
+    """Draw running means of two kinds of pair over training, and a standard deviation around.
+
+    Args:
+        runs: title of a panel to ``mean_`` and ``variance_`` of ``positive`` and ``negative`` pairs
+            by step.
+    """
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(1 + 3 * len(runs), 3), sharey=True, squeeze=False
+    )
+    for axis, (title, history) in zip(axes[0], runs.items(), strict=True):
+        for kind, colour in (("positive", "C2"), ("negative", "C3")):
+            mean, deviation = history[f"mean_{kind}"], history[f"variance_{kind}"] ** 0.5
+            axis.plot(history.index, mean, color=colour, label=f"{kind} pairs")
+            span = mean - deviation, mean + deviation
+            axis.fill_between(history.index, *span, color=colour, alpha=0.2, linewidth=0)
+        axis.set(title=title.replace("_", " "), xlabel="step")
+    axes[0, 0].set_ylabel("similarity")
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
 def gradient_arrows(
     points: Tensor,
     labels: Tensor,

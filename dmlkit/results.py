@@ -3,8 +3,8 @@
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
 ``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``runs.csv`` derived from
 them, ``searches/<run_id>.json`` (what a search tried and how it did on held-out training classes),
-``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/`` and
-``pictures/`` stay local.
+``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/``,
+``pictures/`` and ``stages/`` (models that several runs share) stay local.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ NOT_IN_RUN = {
     *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
     # Which points of a sweep are run, and what only cells after the runs read.
     *("SWEEPS", "TEMPERATURES", "DIMENSIONS", "IMAGES_PER_CLASS_TRIED", "CLASS_SHARES"),
-    *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS", "ARMS", "ABLATED"),
+    *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS", "ARMS", "ABLATED", "STARTS"),
 }
 
 
@@ -216,6 +216,39 @@ class ChapterResults:
             writable.write_text(json.dumps(record))
         self.search_seconds[method, seed] = record["seconds"]
         return found
+
+    def stage(
+        self,
+        name: str,
+        seed: int,
+        data_fingerprint: str,
+        make: Callable[[], dict[str, Any]],
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Return what ``make`` returns, made before or now, as ``stages/<run_id>.pt``.
+
+        For what several runs share and takes long, such as a teacher. A chapter that is stopped
+        goes on behind the last stage that was finished; ``make`` must not depend on what random
+        numbers were drawn before.
+
+        Args:
+            name: of the stage.
+            seed: the replicate.
+            data_fingerprint: digest of the data set's content.
+            make: makes it: tensors, numbers and text, in dicts and lists.
+            settings: whatever else determines it and is not a parameter of the chapter.
+        """
+        run = self.run(name, seed, data_fingerprint, **settings)
+        path = self.folder / "stages" / f"{run.run_id}.pt"
+        code = code_fingerprint(self.chapter, self.executed)
+        if self.parameters["RESUME"] and path.exists():
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            if stored["code"] == code:
+                return stored["made"]
+        made = make()
+        with write_atomically(path) as writable:
+            torch.save({"code": code, "made": made}, writable)
+        return made
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
         """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.

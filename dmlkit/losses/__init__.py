@@ -31,7 +31,16 @@ from dmlkit.losses.sampled_norm_softmax import SampledNormSoftmaxLoss as Sampled
 from dmlkit.losses.self_supervised_ranking import (
     SelfSupervisedRankingLoss as SelfSupervisedRankingLoss,
 )
+from dmlkit.losses.similarity_cross_entropy import (
+    GlobalCrossEntropyLoss as GlobalCrossEntropyLoss,
+)
+from dmlkit.losses.similarity_cross_entropy import LocalCrossEntropyLoss as LocalCrossEntropyLoss
+from dmlkit.losses.similarity_distribution import (
+    SimilarityDistributionLoss as SimilarityDistributionLoss,
+)
+from dmlkit.losses.similarity_distribution import response_similarity as response_similarity
 from dmlkit.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
+from dmlkit.losses.swav import SwAVLoss as SwAVLoss
 from dmlkit.losses.triplet import TripletLoss as TripletLoss
 from dmlkit.losses.weight import WeightLoss as WeightLoss
 

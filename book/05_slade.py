@@ -1,0 +1,580 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5. SLADE
+#
+# > Duan, Lin, Tran, Davis and Kuo, *SLADE: A Self-Training Framework for Distance Metric Learning*, CVPR 2021,
+# > [arXiv:2011.10269](https://arxiv.org/abs/2011.10269). No code by the authors.
+#
+# Labels are dear, images are not. SLADE learns from both: a *teacher* trained on the labelled images clusters a pool of unlabelled ones, and a
+# *student* learns from the true labels and from the clusters, called pseudo labels. Since many of these are wrong, the student describes images by
+# their products with a *feature basis*, a learned vector per labelled class, and trusts only pairs of the pool whose descriptions are clearly alike or clearly unlike.
+#
+# **Claims.** The student beats its teacher, by four points of MAP@R on CUB-200-2011 and Cars-196; a trunk that learned by itself (SwAV), first from ImageNet and then from all images at hand,
+# is a better start than one that learned ImageNet's labels, by another four.
+#
+# **What this chapter checks.** Whether the student beats its teacher, and what else would have: the teacher trained on for as many steps and images; a student whose pool is the labelled
+# images again; one whose pseudo labels are shuffled, so that they say nothing; and, as a ceiling, one that is told the pool's true labels. Chapter 6 takes the student apart.
+#
+# This is, as far as we know, the first complete open implementation. Formulas and most settings come from a third party's implementation whose author cites the paper's equations; the table under
+# *What is known, and what we chose* lists every open point.
+
+# %% [markdown]
+# ## What is known, and what we chose
+#
+# | | known | chosen here |
+# |---|---|---|
+# | margins of the contrastive loss | unknown | 0 and 1, pytorch-metric-learning's |
+# | similarity distribution loss, margin and weight of the variances | unknown; the third party's: 0.5 and 1 | the same |
+# | gradient through the running means | unknown; the third party has both and prefers the equation as it stands (damped) | the same |
+# | where a student starts | "trained from" its teacher | its teacher's weights |
+# | rounds | a few | one |
+# | pairs mined within clusters or among all | the third party: among all | the same |
+# | basis warm-up | some iterations; the third party's: 100 | the profile's |
+# | sampler of the pool | unknown | as many images of each cluster as of each class |
+# | which k-means | unknown | Euclidean, best of five restarts |
+# | optimiser | unknown; the framework's is RMSprop at 1e-6 | Adam |
+# | weights | lambda_1 = 1, lambda_2 = 0.25 in the third party's | the same |
+# | SwAV on the domain's images | unknown | SGD without LARC; crops and steps the profile's |
+# | Local-CE and Global-CE (chapter 6) | names and results only | our interpretation, see `dmlkit/losses/similarity_cross_entropy.py` |
+# | selection of CompCars and Fashion200k | counts only | classes of middling size, nearest to the counts |
+# | handing a student to the next fold | perhaps | no |
+
+# %% tags=["parameters"]
+DATASET: str = "aviary"  # images: aviary or butterflies (drawn), or one that `dmlkit data` lists
+DATA_DIR: str = "data"  # folder that holds real data sets, from the project root
+MAX_CLASSES: int = 0  # use only the first classes of each part of the data; 0: all
+MAX_IMAGES_PER_CLASS: int = 0  # use only the first images of each class; 0: all
+PROTOCOL: str = "random"  # classes: redrawn per seed (random), official, or halves (reality_check)
+SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
+POOL: str = "other_classes"  # unlabelled images: other_classes, test_classes or labelled_classes of the data, or another data set  # fmt: skip
+POOL_ROOT: str = "none"  # folder that holds that other data set; none: DATA_DIR
+POOL_SHARE: float = 0.0  # share of the training classes whose labels are hidden; drawn data have further species  # fmt: skip
+SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
+PICTURED_SEED: int = 0  # replicate whose pictures and maps are shown, one of SEEDS
+TRUNK: str = "small_convnet"  # network: small_convnet, mobilenet_v2, bn_inception, googlenet or resnet50  # fmt: skip
+POOLING: str = "average"  # of the trunk's last map: average, max, or average_and_max (their sum)
+WEIGHTS: str = "none"  # initial weights: none (random), imagenet, or the path of a state dict
+INPUT_CONVENTION: str = "torchvision"  # normalisation of inputs: torchvision, tensorflow or caffe
+FREEZE_BN: bool = False  # keep the statistics of batch norms fixed
+CACHED_VIEWS: int = 0  # above 0: freeze the trunk, train heads on features of so many views
+IMAGE_SIZE: int = 48  # side of the images the trunk sees, pixels
+CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cropped from it
+SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter side; 0: from squares
+CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
+EMBEDDING_DIM: int = 64  # size of an embedding, D
+METHODS: list = ["contrastive"]  # ranking losses of teacher and student: contrastive, multi_similarity  # fmt: skip
+STARTS: list = ["given", "swav"]  # where trunks start: as WEIGHTS says (given), or from there by SwAV on all images (swav)  # fmt: skip
+ARMS: list = ["longer", "shuffled", "oracle"]  # beside teacher and student: longer, labelled_pool, shuffled, oracle  # fmt: skip
+REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
+STEPS: int = 160  # optimiser steps of a teacher, and of a student
+MEASURE_EVERY: int = 20  # steps between points of the learning curve
+BATCH_SIZE: int = 32  # labelled images per step, and in a student as many of the pool beside them
+IMAGES_PER_CLASS: int = 4  # images of each class, or cluster, in a batch
+LEARNING_RATE: float = 0.001  # for trunk and head
+LOSS_LR: float = 0.01  # for the feature basis
+WEIGHT_DECAY: float = 0.0  # L2, for all parameters
+NUM_CLUSTERS: int = 50  # of the pool, k
+ROUNDS: int = 1  # times that the student becomes the next teacher
+STUDENT_START: str = "teacher"  # weights a student starts from: teacher, or those its teacher started from (start)  # fmt: skip
+POSITIVE_MARGIN: float = 0.0  # of contrastive: distance below which a positive pair costs nothing
+NEGATIVE_MARGIN: float = 1.0  # of contrastive: distance above which a negative pair costs nothing
+MINING: str = "similarity"  # pairs of the pool: by similarity, similarity_and_cluster, or cluster
+MINED_WEIGHT: float = 1.0  # lambda_1, of the ranking loss of the pool
+BASIS_WEIGHT: float = 0.25  # lambda_2, of what is learned about the basis
+DISTRIBUTION_MARGIN: float = 0.5  # m, by how much more similar pairs within clusters should be
+VARIANCE_WEIGHT: float = 1.0  # lambda_v, of the variances of similarities
+MOMENTUM: float = 0.99  # beta, of the running means and variances
+MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
+WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
+SWAV_STEPS: int = 160  # optimiser steps of SwAV
+SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
+SWAV_PROTOTYPES: int = 100  # of SwAV
+SWAV_WIDTH: int = 128  # hidden units of its head
+SWAV_SIZES: list = [48, 32]  # sides of its crops, pixels
+SWAV_COUNTS: list = [2, 2]  # crops of each size
+SWAV_LR: float = 0.05  # its learning rate at the first step
+RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
+DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
+PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
+RESUME: bool = True  # reuse runs that the same code and parameters have finished
+RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
+
+# %%
+from dataclasses import replace
+from functools import lru_cache, partial
+
+import pandas as pd
+import torch
+
+from dmlkit.claims import judge, rung_of
+from dmlkit.datasets import FAMILIES, PICTURES_MAY_BE_SHOWN, load
+from dmlkit.evaluation import Evaluation, embed, evaluate, evaluate_embeddings
+from dmlkit.features import cache_views
+from dmlkit.intervals import paired_difference
+from dmlkit.losses import (
+    ContrastiveLoss,
+    MultiSimilarityLoss,
+    hyperparameters,
+)
+from dmlkit.metrics import clustering_metrics
+from dmlkit.miners import multi_similarity_miner
+from dmlkit.models import EmbeddingHead, EmbeddingModel, SwAVHead, make_trunk
+from dmlkit.plots import (
+    differences,
+    embedding_maps,
+    image_grid,
+    learning_curves,
+    nearest_neighbours,
+    set_style,
+    spread_queries,
+    two_distributions,
+)
+from dmlkit.pseudo_labels import cluster
+from dmlkit.published import beside, caveat
+from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
+from dmlkit.results import ChapterResults
+from dmlkit.seeding import derive_seed, set_seed
+from dmlkit.slade import Replicate, Settings, join
+from dmlkit.swav import MultiCrop, frozen_steps, train_swav
+from dmlkit.tables import circumstances, metric_title, show_claims, summarise
+from dmlkit.training import Fit, choose_device
+from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
+
+results = ChapterResults("05_slade", globals())
+device = choose_device(DEVICE)
+set_style()
+
+# %% [markdown]
+# ## The data
+#
+# Labelled classes, test classes that nothing is trained on, and a pool of images whose labels are hidden. Here the pool has further species, with few images of some and many of others.
+
+# %%
+read_splits = partial(
+    load,
+    DATASET,
+    DATA_DIR,
+    image_size=CACHE_SIZE,
+    short_side=SHORT_SIDE,
+    protocol=PROTOCOL,
+    selection=SELECTION,
+    pool=POOL,
+    pool_root=POOL_ROOT if POOL_ROOT != "none" else "",
+    pool_share=POOL_SHARE,
+    max_classes=MAX_CLASSES,
+    max_images_per_class=MAX_IMAGES_PER_CLASS,
+)
+load_splits = lru_cache(maxsize=1)(read_splits)  # all methods of a replicate share its splits
+splits = load_splits(seed=PICTURED_SEED)
+pd.DataFrame(
+    {
+        name: (part.num_classes, len(part))
+        for name, part in vars(splits).items()
+        if part is not None
+    },
+    index=["classes", "images"],
+)
+
+# %% [markdown]
+# ## The method
+#
+# ```text
+# trunk = weights as given, or SwAV from these on all images                         pretrain
+# teacher = trunk and head, trained on the labelled images with a ranking loss L      teach
+# for each round                                                                     ROUNDS
+#     pseudo labels = k-means of the teacher's embeddings of the pool                  cluster
+#     student = the teacher, or where it started                                      STUDENT_START
+#     W = random vectors, one per labelled class, which alone learn at first           WARM_UP_STEPS
+#     for each step
+#         f, g = embeddings of B labelled images and of B of the pool
+#         s = cosines of W g;  running means and variances of s within and across clusters
+#         pairs = those of g with s above the one mean, or below the other
+#         loss = L(f; labels) + lambda_1 L(g; pairs)
+#                + lambda_2 (cross-entropy of W f + similarity distribution loss of s)
+#     teacher = student
+# ```
+#
+# The *similarity distribution loss* wants similarities $s$ within clusters apart from those across, and both narrow. With running means $\mu_\pm$ and variances $v_\pm$ of both kinds,
+#
+# $$\ell_{SD} = [\mu_- - \mu_+ + m]_+ + \lambda_v (v_+ + v_-) \,, \qquad \mu \leftarrow \beta \mu + (1 - \beta)\, \mu_{\text{batch}} \,,$$
+#
+# and a pair of the pool counts as positive where $s \ge \mu_+$ and as negative where $s \le \mu_-$. The code is [`dmlkit/slade.py`](../dmlkit/slade.py).
+
+# %%
+LOSSES = {
+    "contrastive": (
+        partial(ContrastiveLoss, positive_margin=POSITIVE_MARGIN, negative_margin=NEGATIVE_MARGIN),
+        None,
+    ),
+    "multi_similarity": (MultiSimilarityLoss, multi_similarity_miner),
+}
+ARMS_KNOWN = ("longer", "labelled_pool", "shuffled", "oracle")
+known = [
+    ("METHODS", METHODS, LOSSES),
+    ("STARTS", STARTS, ("given", "swav")),
+    ("ARMS", ARMS, ARMS_KNOWN),
+    ("REFERENCES", REFERENCES, OF_PIXELS + OF_FEATURES),
+    ("STUDENT_START", [STUDENT_START], ("teacher", "start")),
+]
+for name, given, choices in known:
+    if unknown := set(given) - set(choices):
+        raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
+if "swav" in STARTS and CACHED_VIEWS:
+    raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave swav out of STARTS")
+if POOL == "none":
+    raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
+
+SETTINGS = Settings(
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    images_per_class=IMAGES_PER_CLASS,
+    learning_rate=LEARNING_RATE,
+    loss_rate=LOSS_LR,
+    weight_decay=WEIGHT_DECAY,
+    num_clusters=NUM_CLUSTERS,
+    rounds=ROUNDS,
+    warm_up_steps=WARM_UP_STEPS,
+    mining=MINING,
+    mined_weight=MINED_WEIGHT,
+    basis_weight=BASIS_WEIGHT,
+    margin=DISTRIBUTION_MARGIN,
+    variance_weight=VARIANCE_WEIGHT,
+    momentum=MOMENTUM,
+    gradient=MOMENTUM_GRADIENT,
+)
+freeze = partial(cache_views, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device)
+random_view = (
+    RandomView if CACHED_VIEWS else partial(RandomResizedCropFlip, IMAGE_SIZE, scale=CROP_SCALE)
+)
+plain_view = first_view if CACHED_VIEWS else partial(centre_crop, image_size=IMAGE_SIZE)
+ranks = tuple({1, *RECALL_AT})
+measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
+
+
+# %% [markdown]
+# ## The stages
+#
+# What several runs share is a stage, kept under `RESULTS_DIR/05_slade/stages`: SwAV's trunk, a teacher and its clusters, a student. A chapter that is stopped goes on behind the last one that was finished.
+
+
+# %%
+def new_trunk():
+    """Return the trunk as WEIGHTS says, on the device."""
+    return make_trunk(
+        TRUNK,
+        weights=WEIGHTS,
+        convention=INPUT_CONVENTION,
+        freeze_batch_norm=FREEZE_BN,
+        pooling=POOLING,
+    ).to(device)
+
+
+def pretrain(splits, seed):
+    """Return the weights of a trunk that learned by SwAV from labelled and unlabelled images."""
+    set_seed(seed, num_threads=NUM_THREADS)
+    images, trunk = join(splits.train, splits.unlabelled), new_trunk()
+    head = SwAVHead(
+        trunk.out_features, SWAV_WIDTH, embedding_dim=EMBEDDING_DIM, num_prototypes=SWAV_PROTOTYPES
+    )
+    scales = ((0.14, 1.0), (0.05, 0.14))[: len(SWAV_SIZES)]
+    fitted = train_swav(
+        trunk,
+        head.to(device),
+        images,
+        steps=SWAV_STEPS,
+        batch_size=SWAV_BATCH_SIZE,
+        learning_rate=SWAV_LR,
+        frozen_prototype_steps=min(frozen_steps(len(images), SWAV_BATCH_SIZE), SWAV_STEPS // 10),
+        crops=MultiCrop(SWAV_SIZES, SWAV_COUNTS, scales, seed=derive_seed(seed, "crops")),
+        seed=seed,
+        device=device,
+        precision=PRECISION,
+        measure_every=MEASURE_EVERY,
+    )
+    return {"trunk": trunk.state_dict(), "history": fitted.history, "seconds": fitted.seconds}
+
+
+@lru_cache(maxsize=2)
+def started(start, seed):
+    """Return a replicate that begins as STARTS says: its splits and a model to copy."""
+    splits = load_splits(seed=seed)
+    set_seed(seed, num_threads=NUM_THREADS)
+    trunk = new_trunk()
+    if start == "swav":
+        made = results.stage("swav", seed, splits.fingerprint, partial(pretrain, splits, seed))
+        trunk.load_state_dict(made["trunk"])
+    splits, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
+    set_seed(derive_seed(seed, "head"), num_threads=NUM_THREADS)
+    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device)
+    return Replicate(
+        splits,
+        model,
+        random_view,
+        plain_view,
+        lambda model, part: measure(model, part).metrics,
+        seed,
+        {"measure_every": MEASURE_EVERY, "precision": PRECISION},
+    )
+
+
+def learn(loss, start, arm, seed, teacher):
+    """Return a student, or what takes its place in a control."""
+    replicate, (make_loss, miner) = started(start, seed), LOSSES[loss]
+    splits, name = replicate.splits, f"{start} {loss} {arm}"
+    if arm == "longer":  # as many steps and images as the student has
+        steps, size = ROUNDS * (WARM_UP_STEPS + STEPS), 2 * BATCH_SIZE
+        settings = replace(SETTINGS, steps=steps, batch_size=size)
+        on = {"miner": miner, "state": teacher["chosen"], "name": name}
+        return replicate.teach(make_loss(), settings, **on)
+    shuffle = torch.Generator().manual_seed(derive_seed(seed, "shuffled"))
+    relabel = {
+        "shuffled": lambda clusters: clusters[torch.randperm(len(clusters), generator=shuffle)],
+        "oracle": lambda clusters: splits.unlabelled.labels,
+    }
+    return replicate.learn(
+        teacher,
+        make_loss(),
+        SETTINGS,
+        miner=miner,
+        pool=splits.train if arm == "labelled_pool" else splits.unlabelled,
+        relabel=relabel.get(arm, lambda clusters: clusters),
+        from_start=STUDENT_START == "start",
+        name=name,
+    )
+
+
+# %% [markdown]
+# ## The arms
+#
+# For each ranking loss and start: `_teacher`, `_student`, and the controls that `ARMS` lists: `_longer`, the teacher trained on for as many steps and images as its student; `_labelled_pool`,
+# a student whose pool is the labelled images; `_shuffled`, one whose pseudo labels are those of other images; `_oracle`, one that is told the pool's true labels.
+
+# %%
+trained = {}  # method to start, loss and arm
+for start in STARTS:
+    for loss in METHODS:
+        prefix = f"{start}_{loss}" if start != "given" else loss
+        trained |= {f"{prefix}_{arm}": (start, loss, arm) for arm in ("teacher", "student", *ARMS)}
+
+
+def made_by(start, loss, arm, seed):
+    """Return the stage of one arm, which begins with its teacher."""
+    make_loss, miner = LOSSES[loss]
+    stage = partial(results.stage, seed=seed, data_fingerprint=load_splits(seed=seed).fingerprint)
+    teach = partial(started(start, seed).teach, make_loss(), SETTINGS, miner=miner)
+    teacher = stage(f"{start}_{loss}_teacher", make=teach)
+    if arm == "teacher":
+        return teacher
+    make = partial(learn, loss, start, arm, seed, teacher)
+    return stage(f"{start}_{loss}_{arm}", make=make)
+
+
+def test_of(replicate, state):
+    """Return test results of a state of the model, with k-means of the test classes."""
+    set_seed(replicate.seed, num_threads=NUM_THREADS)
+    test = replicate.splits.test
+    found = measure(replicate.new_model(state), test, gallery=replicate.splits.gallery)
+    clusters = clustering_metrics(found.embeddings, test.labels)
+    return Evaluation(found.embeddings, found.retrieval, clusters)
+
+
+def refer(name, seed):
+    """Return the test results of one reference on one replicate."""
+    set_seed(seed, num_threads=NUM_THREADS)
+    splits = load_splits(seed=seed)
+    frozen, _ = freeze(splits, new_trunk(), views=max(1, CACHED_VIEWS))
+    found = evaluate_reference(name, splits, frozen, embedding_dim=EMBEDDING_DIM, ks=ranks)
+    clusters = clustering_metrics(found.embeddings, splits.test.labels)
+    return Evaluation(found.embeddings, found.retrieval, clusters)
+
+
+# %% [markdown]
+# ## All runs
+
+# %% tags=["runs"]
+runs = {}
+for seed in SEEDS:
+    splits = load_splits(seed=seed)
+    for reference in REFERENCES:
+        run = runs[reference, seed] = results.run(reference, seed, splits.fingerprint)
+        if not results.is_finished(run):
+            results.save(run, splits.test.class_names, refer(reference, seed))
+    for method, (start, loss, arm) in trained.items():
+        shown = hyperparameters(LOSSES[loss][0]()) | {"START": start}
+        run = runs[method, seed] = results.run(method, seed, splits.fingerprint, **shown)
+        if results.is_finished(run):
+            continue
+        made, replicate = made_by(start, loss, arm, seed), started(start, seed)
+        selected, last = (test_of(replicate, made[at]) for at in ("chosen", "last"))
+        for rounds in made["pseudo_labels"][-1:]:
+            selected.of_the_set.update({f"pseudo_{name}": x for name, x in rounds.items()})
+        fitted = Fit(made["history"], made["best_step"], [], made["seconds"])
+        results.save(run, splits.test.class_names, selected, last, fitted)
+
+# %% [markdown]
+# ## Main results
+#
+# Percent on test classes, with 95 % intervals over replicates and classes ([chapter 2](02_baseline_losses.ipynb) explains the columns).
+
+# %%
+if PICTURED_SEED not in SEEDS:
+    raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
+rows = results.load(list(runs.values()))
+by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
+means = (*(f"recall_at_{k}" for k in RECALL_AT if k > 1), "nmi_arithmetic", "ami")
+table = summarise(rows, by_class, REFERENCES + [*trained], means=means)
+results.save_table("main", table, circumstances(rows))
+
+# %% [markdown]
+# And what was published, ours beside it where we have a run.
+
+# %%
+shown = beside(rows, "05_slade", DATASET)
+results.save_table("published", shown, caveat("05_slade", DATASET), of_data=False)
+
+# %% [markdown]
+# ## What the student adds
+#
+# Each arm minus its teacher, on the same replicates and queries: points of percent. If pseudo labels are what helps, `_student` stands to the right of `_longer` and of `_shuffled`; `_oracle` says how much better pseudo labels could help.
+
+# %%
+of_method = {
+    method: [by_class[run_id] for run_id in group.sort_values("seed")["run_id"]]
+    for method, group in rows.groupby("method")
+}
+
+
+def change(method, base, metric):
+    """Return mean and interval of a difference of two methods, in points of percent."""
+    if len(SEEDS) < 2:  # no interval
+        means = rows.groupby("method")[f"metric_{metric}"].mean()
+        return [100 * (means[method] - means[base]), float("nan"), float("nan")]
+    found = paired_difference(of_method[method], of_method[base], metric)
+    return [100 * value for value in (found.mean, *found.interval())]
+
+
+of_arms = {
+    (method.removesuffix(f"_{arm}"), arm, metric_title(metric)): change(
+        method, f"{method.removesuffix(f'_{arm}')}_teacher", metric
+    )
+    for method, (_, _, arm) in trained.items()
+    for metric in ("map_at_r", "r_precision", "recall_at_1")
+    if arm != "teacher"
+}
+changes = pd.DataFrame(of_arms, index=["mean", "low", "high"])
+changes = changes.T.rename_axis(["teacher", "arm", "metric"])
+figure = differences(changes.xs("MAP@R", level="metric"), "MAP@R, points")
+results.save_figure("changes", figure)
+results.save_table("changes", changes.round(2))
+
+# %%
+results.save_figure("learning_curves", learning_curves(rows, [*trained]))
+
+# %% [markdown]
+# ## The pseudo labels
+#
+# How good they are where the truth is known, means over replicates: *purity* is the share of images whose class is the most frequent one of their cluster, NMI and AMI as for test classes; only AMI compares different numbers of
+# clusters. k is also shown relative to the number of classes that the pool has, which nobody would know.
+
+# %%
+students = [method for method, (_, _, arm) in trained.items() if arm == "student"]
+names = [f"metric_pseudo_{name}" for name in ("clusters", "purity", "nmi", "ami")]
+quality = rows[rows["method"].isin(students)].groupby("method")[names].mean().loc[students]
+quality.columns = ["k", "purity", "NMI", "AMI"]
+num_classes = load_splits(seed=PICTURED_SEED).unlabelled.num_classes
+quality.insert(1, "k / classes", quality["k"] / num_classes)
+results.save_table("pseudo_labels", quality.round(3))
+
+# %% [markdown]
+# Images of some clusters of the first student's teacher, one cluster per row:
+
+# %% tags=["pictures"]
+pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]][:2]
+replicate = started(first[0], PICTURED_SEED)
+model = replicate.new_model(made_by(*first, "teacher", PICTURED_SEED)["chosen"])
+of_pool = embed(model, replicate.splits.unlabelled, plain_view, device=device)
+clusters = cluster(of_pool, NUM_CLUSTERS, seed=derive_seed(PICTURED_SEED, "shown")).labels
+largest = clusters.bincount().argsort(descending=True)[: 6 * 8 : 8]
+picked = torch.stack([(clusters == c).nonzero()[:8, 0].repeat(8)[:8] for c in largest.tolist()])
+tiles = pool.gather(picked.flatten())
+tiles = centre_crop(tiles, pool.sizes_of(picked.flatten()), image_size=IMAGE_SIZE)
+figure = image_grid(tiles.unflatten(0, picked.shape), [""] * 8)
+results.save_figure("clusters", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
+
+# %% [markdown]
+# ## The running similarities
+#
+# Mean and standard deviation of the cosine of responses, of pairs of one cluster and of pairs of two, as the student trains (first replicate). Pairs above the upper line and below the lower one are mined; where the lines touch, none are.
+
+# %%
+panels = {}
+for method in students:
+    row = rows[(rows["method"] == method) & (rows["seed"] == PICTURED_SEED)].iloc[0]
+    panels[method] = pd.DataFrame(row["history"]).set_index("step")
+results.save_figure("similarities", two_distributions(panels))
+
+# %% [markdown]
+# ## SwAV
+#
+# SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few prototypes are used. Recall@1 of what it yields stands in the main table as the teacher's start: compare the teachers.
+
+# %%
+shown = "Not in this profile: add swav to STARTS."
+if "swav" in STARTS:
+    made = results.stage(
+        "swav",
+        PICTURED_SEED,
+        load_splits(seed=PICTURED_SEED).fingerprint,
+        partial(pretrain, load_splits(seed=PICTURED_SEED), PICTURED_SEED),
+    )
+    shown = pd.DataFrame(made["history"]).set_index("step").round(3)
+    shown = results.save_table("swav", shown.drop(columns="images_seen"))
+shown
+
+# %% [markdown]
+# ## A map of unseen classes, and nearest neighbours
+#
+# UMAP of the first ten test classes by teacher and student. Distances between far clusters mean nothing; whether a colour holds together does.
+
+# %%
+test = load_splits(seed=PICTURED_SEED).test
+pair = [students[-1].replace("_student", "_teacher"), students[-1]]
+panels = {m: results.embeddings(runs[m, PICTURED_SEED]) for m in pair}
+results.save_figure("umap", embedding_maps(panels, test.labels))
+
+# %% [markdown]
+# The same queries (black frame) and their nearest neighbours, by the teacher and by the student:
+
+# %% tags=["pictures"]
+for method in pair:
+    found = evaluate_embeddings(panels[method], test.labels, ks=(1,)).retrieval
+    if method == pair[0]:
+        picked = spread_queries(found.per_query["recall_at_1"].numpy(), 6)
+    figure = nearest_neighbours(test, found.neighbours[picked, :6], found.queries[picked])
+    name = f"neighbours_{method.rpartition('_')[2]}"
+    results.save_figure(name, figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
+
+# %% [markdown]
+# ## Claims
+#
+# Read as in chapter 2; listed before the runs ([`claims.csv`](claims.csv)).
+
+# %%
+rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
+overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
+claims = judge("05_slade", rung, rows, by_class, overlap=overlap)
+show_claims(results.save_claims(claims))
