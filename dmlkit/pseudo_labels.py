@@ -107,7 +107,6 @@ def _checked(labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return labels, checked_labels("truth", truth, labels)
 
 
-@torch.no_grad()
 def mine_by_similarity(
     similarity: Tensor, lower: float, upper: float, *, labels: Tensor | None = None
 ) -> Pairs:

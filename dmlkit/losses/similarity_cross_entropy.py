@@ -134,8 +134,8 @@ class GlobalCrossEntropyLoss(nn.Module):
         # A product, unlike index_add_, gives the same sums in every run on a GPU.
         with torch.autocast(unit.device.type, enabled=False):
             mean = is_own.T.to(unit.dtype) @ unit / count  # (C, K)
-        mixed = self.momentum * self.centroids + (1 - self.momentum) * mean
-        moved = F.normalize(torch.where(self.is_seen[:, None], mixed, mean), dim=1)
+        # From a centroid of 0, which is one not seen yet, this is the direction of the mean.
+        moved = F.normalize(self.momentum * self.centroids + (1 - self.momentum) * mean, dim=1)
         # New tensors: what the gradient of this batch will ask for must stay as it is.
         self.centroids = torch.where(is_there[:, None], moved, self.centroids).to(
             self.centroids.dtype

@@ -116,7 +116,9 @@ def test_three_batches_by_hand():
 
 
 @pytest.mark.parametrize(
-    "settings", [(0.99, 0.1, 0.5), (0.6, 0.7, -0.2)], ids=["defaults", "others"]
+    "settings",
+    [(0.99, 0.1, 0.5), (0.6, 0.7, -0.2), (0.0, 0.1, 0.5)],
+    ids=["defaults", "others", "no momentum"],
 )
 def test_with_clusters_it_matches_the_formula_pair_by_pair(settings):
     momentum, temperature, offset = settings
@@ -147,7 +149,7 @@ def test_centroids_are_of_unit_length_and_have_no_gradient():
     loss_fn = GlobalCrossEntropyLoss(4, 3)
     losses = []
     for responses, labels in random_batches():
-        losses.append(loss_fn(responses.requires_grad_(), labels))
+        losses.append(loss_fn(responses.float().requires_grad_(), labels))
         assert not loss_fn.centroids.requires_grad
         lengths = loss_fn.centroids[loss_fn.is_seen].norm(dim=1)
         torch.testing.assert_close(lengths, torch.ones(len(lengths)))
