@@ -37,7 +37,15 @@ NOT_IN_RUN = {
     *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
     # Which points of a sweep are run, and what only cells after the runs read.
     *("SWEEPS", "TEMPERATURES", "DIMENSIONS", "IMAGES_PER_CLASS_TRIED", "CLASS_SHARES"),
-    *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS", "ARMS", "ABLATED", "STARTS"),
+    *(
+        "OTHER_TRUNKS",
+        "STEP_CLASSES",
+        "SEARCHED_ITEMS",
+        "ARMS",
+        "ABLATED",
+        "STARTS",
+        "CLUSTER_SHARES",
+    ),
 }
 
 

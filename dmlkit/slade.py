@@ -63,6 +63,7 @@ class Settings:
         momentum: beta, see there.
         gradient: damped or full, see there.
         basis_start: ``random`` vectors, or the ``class_means`` of the teacher's embeddings.
+        basis_vectors: at least as many as labelled classes; 0 for as many.
     """
 
     steps: int
@@ -83,6 +84,7 @@ class Settings:
     momentum: float = 0.99
     gradient: str = "damped"
     basis_start: str = "random"
+    basis_vectors: int = 0
 
 
 class StudentLoss(nn.Module):
@@ -271,7 +273,8 @@ def self_train(
         told.append(found | {"clusters": int(clusters.max()) + 1})
         labels = relabel(clusters)
         torch.manual_seed(own_seed)  # of the basis, whatever was drawn before
-        basis = FeatureBasis(images.num_classes, embeddings.shape[1])
+        num_vectors = max(settings.basis_vectors, images.num_classes)
+        basis = FeatureBasis(num_vectors, embeddings.shape[1])
         if settings.basis_start == "class_means":
             of_labelled = embed(model, images, plain_view, device=device)
             basis.start_from(class_means(of_labelled, images.labels))

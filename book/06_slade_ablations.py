@@ -1,0 +1,635 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. SLADE taken apart
+#
+# > Duan, Lin, Tran, Davis and Kuo, *SLADE*, CVPR 2021, [arXiv:2011.10269](https://arxiv.org/abs/2011.10269): their four ablations, and what a practitioner would ask.
+#
+# [Chapter 5](05_slade.ipynb) asks whether the student beats its teacher. Here one thing is changed at a time, always the same student otherwise.
+#
+# **Claims.** Every component adds to MAP@R: pseudo labels, the feature basis, mining (30.8, 32.5 and 33.6 after the teacher's 29.3 on CUB-200-2011); the similarity distribution loss is better than two cross-entropies of pairs; as many clusters as
+# the pool has classes, or nearly, are best, and a quarter of that costs two points; a SwAV trunk that learned on from the images at hand is a better start.
+#
+# **Beyond the paper.** How many labels does it take? How large a pool, must it be balanced, and does it matter whether it holds the classes of the test, or no new ones at all? What if some labels are wrong? And each point that the paper leaves open is tried both ways.
+
+# %% tags=["parameters"]
+DATASET: str = "aviary"  # images: aviary or butterflies (drawn), or one that `dmlkit data` lists
+DATA_DIR: str = "data"  # folder that holds real data sets, from the project root
+MAX_CLASSES: int = 0  # use only the first classes of each part of the data; 0: all
+MAX_IMAGES_PER_CLASS: int = 0  # use only the first images of each class; 0: all
+PROTOCOL: str = "random"  # classes: redrawn per seed (random), official, or halves (reality_check)
+SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
+POOL: str = "other_classes"  # unlabelled images: other_classes, test_classes or labelled_classes of the data, or another data set  # fmt: skip
+POOL_ROOT: str = "none"  # folder that holds that other data set; none: DATA_DIR
+POOL_SHARE: float = 0.0  # share of the training classes whose labels are hidden; drawn data have further species  # fmt: skip
+SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
+PICTURED_SEED: int = 0  # replicate whose pictures and maps are shown, one of SEEDS
+TRUNK: str = "small_convnet"  # network: small_convnet, mobilenet_v2, bn_inception, googlenet or resnet50  # fmt: skip
+POOLING: str = "average"  # of the trunk's last map: average, max, or average_and_max (their sum)
+WEIGHTS: str = "none"  # initial weights: none (random), imagenet, or the path of a state dict
+INPUT_CONVENTION: str = "torchvision"  # normalisation of inputs: torchvision, tensorflow or caffe
+FREEZE_BN: bool = False  # keep the statistics of batch norms fixed
+CACHED_VIEWS: int = 0  # above 0: freeze the trunk, train heads on features of so many views
+IMAGE_SIZE: int = 48  # side of the images the trunk sees, pixels
+CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cropped from it
+SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter side; 0: from squares
+CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
+EMBEDDING_DIM: int = 64  # size of an embedding, D
+LOSS: str = "contrastive"  # ranking loss of teacher and student: contrastive or multi_similarity
+SWEEPS: list = ["components", "similarity_loss"]  # these, start, clusters, basis_start, basis_vectors, gradient, momentum, margin, student_start, rounds, mining, labels, label_noise, pool_size, pool_balance, pool_classes  # fmt: skip
+CLUSTER_SHARES: list = [
+    0.25,
+    0.5,
+    1.0,
+    1.25,
+]  # numbers of clusters tried, as multiples of the classes that the pool has
+REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
+STEPS: int = 160  # optimiser steps of a teacher, and of a student
+MEASURE_EVERY: int = 20  # steps between points of the learning curve
+BATCH_SIZE: int = 32  # labelled images per step, and in a student as many of the pool beside them
+IMAGES_PER_CLASS: int = 4  # images of each class, or cluster, in a batch
+LEARNING_RATE: float = 0.001  # for trunk and head
+LOSS_LR: float = 0.01  # for the feature basis
+WEIGHT_DECAY: float = 0.0  # L2, for all parameters
+NUM_CLUSTERS: int = 50  # of the pool, k
+ROUNDS: int = 1  # times that the student becomes the next teacher
+STUDENT_START: str = "teacher"  # weights a student starts from: teacher, or those its teacher started from (start)  # fmt: skip
+POSITIVE_MARGIN: float = 0.0  # of contrastive: distance below which a positive pair costs nothing
+NEGATIVE_MARGIN: float = 1.0  # of contrastive: distance above which a negative pair costs nothing
+MINING: str = "similarity"  # pairs of the pool: by similarity, similarity_and_cluster, or cluster
+MINED_WEIGHT: float = 1.0  # lambda_1, of the ranking loss of the pool
+BASIS_WEIGHT: float = 0.25  # lambda_2, of what is learned about the basis
+DISTRIBUTION_MARGIN: float = 0.5  # m, by how much more similar pairs within clusters should be
+VARIANCE_WEIGHT: float = 1.0  # lambda_v, of the variances of similarities
+MOMENTUM: float = 0.99  # beta, of the running means and variances
+MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
+WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
+SWAV_STEPS: int = 160  # optimiser steps of SwAV
+SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
+SWAV_PROTOTYPES: int = 100  # of SwAV
+SWAV_WIDTH: int = 128  # hidden units of its head
+SWAV_SIZES: list = [48, 32]  # sides of its crops, pixels
+SWAV_COUNTS: list = [2, 2]  # crops of each size
+SWAV_LR: float = 0.05  # its learning rate at the first step
+RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
+DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
+PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
+RESUME: bool = True  # reuse runs that the same code and parameters have finished
+RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
+
+# %%
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from dmlkit.claims import judge, rung_of
+from dmlkit.datasets import FAMILIES, load
+from dmlkit.evaluation import evaluate
+from dmlkit.features import cache_views
+from dmlkit.intervals import paired_difference
+from dmlkit.losses import ContrastiveLoss, MultiSimilarityLoss
+from dmlkit.miners import multi_similarity_miner
+from dmlkit.models import EmbeddingHead, EmbeddingModel, SwAVHead, make_trunk
+from dmlkit.plots import differences, set_style
+from dmlkit.published import caveat, published
+from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
+from dmlkit.results import ChapterResults
+from dmlkit.seeding import derive_seed, set_seed
+from dmlkit.slade import Replicate, Settings, join
+from dmlkit.swav import MultiCrop, frozen_steps, train_swav
+from dmlkit.tables import circumstances, show_claims, summarise
+from dmlkit.training import Fit, choose_device
+from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
+
+results = ChapterResults("06_slade_ablations", globals())
+device = choose_device(DEVICE)
+set_style()
+
+# %% [markdown]
+# ## The data
+#
+# As in chapter 5. Some sweeps change them: fewer or wrong labels, a smaller, balanced or other pool.
+
+# %%
+read_splits = partial(
+    load,
+    DATASET,
+    DATA_DIR,
+    image_size=CACHE_SIZE,
+    short_side=SHORT_SIDE,
+    protocol=PROTOCOL,
+    selection=SELECTION,
+    pool_root=POOL_ROOT if POOL_ROOT != "none" else "",
+    pool_share=POOL_SHARE,
+    max_classes=MAX_CLASSES,
+    max_images_per_class=MAX_IMAGES_PER_CLASS,
+)
+splits = read_splits(seed=PICTURED_SEED, pool=POOL)
+pd.DataFrame(
+    {
+        name: (part.num_classes, len(part))
+        for name, part in vars(splits).items()
+        if part is not None
+    },
+    index=["classes", "images"],
+)
+
+
+# %%
+class Point(NamedTuple):
+    """What one point of a sweep changes; all else is as the parameters say."""
+
+    settings: dict = {}  # of `SETTINGS` below
+    start: str = "given"  # or swav
+    student_start: str = STUDENT_START
+    is_teacher: bool = False  # the teacher itself
+    label_share: float = 1.0  # of the labelled images of each class
+    label_noise: float = 0.0  # share of labels that are wrong
+    pool: str = POOL
+    pool_share: float = 1.0  # of the pool's images
+    balanced: bool = False  # as many images of each class of the pool as the smallest has
+
+
+def of_each_class(labels, count, generator):
+    """Return which images stay if each class keeps at most so many, a number or one per class."""
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=generator)
+    for label in labels.unique().tolist():
+        members = order[labels[order] == label]
+        most = count if isinstance(count, int) else max(2, round(count * len(members)))
+        kept[members[:most]] = True
+    return kept
+
+
+@lru_cache(maxsize=1)
+def altered(seed, pool, label_share, label_noise, pool_share, balanced):
+    """Return the splits of a replicate, with fewer or wrong labels or another pool."""
+    splits = read_splits(seed=seed, pool=pool)
+    train, unlabelled = splits.train, splits.unlabelled
+    draw = torch.Generator().manual_seed(derive_seed(seed, "altered"))
+    if label_share < 1:
+        train = train.keep_images(of_each_class(train.labels, label_share, draw))
+    if label_noise:
+        wrong = torch.rand(len(train), generator=draw) < label_noise
+        shift = torch.randint(1, train.num_classes, (len(train),), generator=draw)
+        noisy = torch.where(wrong, (train.labels + shift) % train.num_classes, train.labels)
+        train = replace(train, labels=noisy)
+    if pool_share < 1:
+        unlabelled = unlabelled.keep_images(
+            torch.rand(len(unlabelled), generator=draw) < pool_share
+        )
+    if balanced:
+        smallest = int(unlabelled.labels.bincount().min())
+        unlabelled = unlabelled.keep_images(of_each_class(unlabelled.labels, smallest, draw))
+    return replace(splits, train=train, unlabelled=unlabelled)
+
+
+# %%
+LOSSES = {
+    "contrastive": (
+        partial(ContrastiveLoss, positive_margin=POSITIVE_MARGIN, negative_margin=NEGATIVE_MARGIN),
+        None,
+    ),
+    "multi_similarity": (MultiSimilarityLoss, multi_similarity_miner),
+}
+SETTINGS = Settings(
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    images_per_class=IMAGES_PER_CLASS,
+    learning_rate=LEARNING_RATE,
+    loss_rate=LOSS_LR,
+    weight_decay=WEIGHT_DECAY,
+    num_clusters=NUM_CLUSTERS,
+    rounds=ROUNDS,
+    warm_up_steps=WARM_UP_STEPS,
+    mining=MINING,
+    mined_weight=MINED_WEIGHT,
+    basis_weight=BASIS_WEIGHT,
+    margin=DISTRIBUTION_MARGIN,
+    variance_weight=VARIANCE_WEIGHT,
+    momentum=MOMENTUM,
+    gradient=MOMENTUM_GRADIENT,
+)
+freeze = partial(cache_views, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device)
+random_view = (
+    RandomView if CACHED_VIEWS else partial(RandomResizedCropFlip, IMAGE_SIZE, scale=CROP_SCALE)
+)
+plain_view = first_view if CACHED_VIEWS else partial(centre_crop, image_size=IMAGE_SIZE)
+ranks = tuple({1, *RECALL_AT})
+measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
+
+
+# %% [markdown]
+# ## Stages, as in chapter 5
+
+
+# %%
+def new_trunk():
+    """Return the trunk as WEIGHTS says, on the device."""
+    return make_trunk(
+        TRUNK,
+        weights=WEIGHTS,
+        convention=INPUT_CONVENTION,
+        freeze_batch_norm=FREEZE_BN,
+        pooling=POOLING,
+    ).to(device)
+
+
+def pretrain(splits, seed):
+    """Return the weights of a trunk that learned by SwAV from labelled and unlabelled images."""
+    set_seed(seed, num_threads=NUM_THREADS)
+    images, trunk = join(splits.train, splits.unlabelled), new_trunk()
+    head = SwAVHead(
+        trunk.out_features, SWAV_WIDTH, embedding_dim=EMBEDDING_DIM, num_prototypes=SWAV_PROTOTYPES
+    )
+    scales = ((0.14, 1.0), (0.05, 0.14))[: len(SWAV_SIZES)]
+    fitted = train_swav(
+        trunk,
+        head.to(device),
+        images,
+        steps=SWAV_STEPS,
+        batch_size=SWAV_BATCH_SIZE,
+        learning_rate=SWAV_LR,
+        frozen_prototype_steps=min(frozen_steps(len(images), SWAV_BATCH_SIZE), SWAV_STEPS // 10),
+        crops=MultiCrop(SWAV_SIZES, SWAV_COUNTS, scales, seed=derive_seed(seed, "crops")),
+        seed=seed,
+        device=device,
+        precision=PRECISION,
+        measure_every=MEASURE_EVERY,
+    )
+    return {"trunk": trunk.state_dict(), "history": fitted.history, "seconds": fitted.seconds}
+
+
+def started(point, seed):
+    """Return a replicate that begins as the point says."""
+    splits = altered(seed, *point[4:])
+    set_seed(seed, num_threads=NUM_THREADS)
+    trunk = new_trunk()
+    if point.start == "swav":
+        made = results.stage("swav", seed, splits.fingerprint, partial(pretrain, splits, seed))
+        trunk.load_state_dict(made["trunk"])
+    splits, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
+    set_seed(derive_seed(seed, "head"), num_threads=NUM_THREADS)
+    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device)
+    return Replicate(
+        splits,
+        model,
+        random_view,
+        plain_view,
+        lambda model, part: measure(model, part).metrics,
+        seed,
+        {"measure_every": MEASURE_EVERY, "precision": PRECISION},
+    )
+
+
+def made_by(point, replicate, fingerprint):
+    """Return the teacher or the student of a point."""
+    make_loss, miner = LOSSES[LOSS]
+    known = {"start": point.start, "labels": [point.label_share, point.label_noise]}
+    teach = partial(replicate.teach, make_loss(), SETTINGS, miner=miner)
+    teacher = results.stage("teacher", replicate.seed, fingerprint, teach, **known)
+    if point.is_teacher:
+        return teacher
+    return replicate.learn(
+        teacher,
+        make_loss(),
+        replace(SETTINGS, **point.settings),
+        miner=miner,
+        from_start=point.student_start == "start",
+    )
+
+
+# %% [markdown]
+# ## The sweeps
+
+# %%
+num_labelled, num_pool = splits.train.num_classes, splits.unlabelled.num_classes
+shares = {share: max(2, round(share * num_pool)) for share in CLUSTER_SHARES}
+sweeps = {
+    "start": {"given": Point(), "swav": Point(start="swav")},
+    "components": {
+        "teacher": Point(is_teacher=True),
+        "pseudo_labels": Point({"basis_weight": 0.0, "mining": "cluster"}),
+        "basis": Point({"mining": "cluster"}),
+        "basis_and_mining": Point(),
+    },
+    "similarity_loss": {
+        "distribution": Point(),
+        "local_cross_entropy": Point({"comparison": "local_cross_entropy"}),
+        "global_cross_entropy": Point({"comparison": "global_cross_entropy"}),
+    },
+    "clusters": {share: Point({"num_clusters": count}) for share, count in shares.items()},
+    "basis_start": {name: Point({"basis_start": name}) for name in ("random", "class_means")},
+    "basis_vectors": {n: Point({"basis_vectors": n * num_labelled}) for n in (1, 2, 4)},
+    "gradient": {name: Point({"gradient": name}) for name in ("damped", "full")},
+    "momentum": {value: Point({"momentum": value}) for value in (0.9, 0.99)},
+    "margin": {value: Point({"margin": value}) for value in (0.25, 0.5, 1.0)},
+    "student_start": {name: Point(student_start=name) for name in ("teacher", "start")},
+    "rounds": {count: Point({"rounds": count}) for count in (1, 2, 3)},
+    "mining": {
+        name: Point({"mining": name})
+        for name in ("similarity", "similarity_and_cluster", "cluster")
+    },
+    "labels": {share: Point(label_share=share) for share in (0.25, 0.5, 1.0)},
+    "label_noise": {share: Point(label_noise=share) for share in (0.0, 0.1, 0.3)},
+    "pool_size": {share: Point(pool_share=share) for share in (0.25, 0.5, 1.0)},
+    "pool_balance": {"as_it_is": Point(), "balanced": Point(balanced=True)},
+    "pool_classes": {
+        pool: Point(pool=pool) for pool in ("other_classes", "test_classes", "labelled_classes")
+    },
+}
+needs_teacher = ("labels", "label_noise")  # whose teachers differ, too
+for name, given, choices in (
+    ("SWEEPS", SWEEPS, sweeps),
+    ("LOSS", [LOSS], LOSSES),
+    ("REFERENCES", REFERENCES, OF_PIXELS + OF_FEATURES),
+):
+    if unknown := set(given) - set(choices):
+        raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
+if "start" in SWEEPS and CACHED_VIEWS:
+    raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave start out of SWEEPS")
+if POOL == "none":
+    raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
+trained = {}
+for sweep in SWEEPS:
+    trained |= {f"{sweep}_{value}": point for value, point in sweeps[sweep].items()}
+    if sweep in needs_teacher:
+        of_teachers = {v: point._replace(is_teacher=True) for v, point in sweeps[sweep].items()}
+        trained |= {f"{sweep}_{value}_teacher": point for value, point in of_teachers.items()}
+
+
+def refer(name, seed):
+    """Return the test results of one reference on one replicate."""
+    set_seed(seed, num_threads=NUM_THREADS)
+    splits = altered(seed, *Point()[4:])
+    frozen, _ = freeze(splits, new_trunk(), views=max(1, CACHED_VIEWS))
+    return evaluate_reference(name, splits, frozen, embedding_dim=EMBEDDING_DIM, ks=ranks)
+
+
+# %% [markdown]
+# ## All runs
+
+# %% tags=["runs"]
+runs = {}
+for seed in SEEDS:
+    splits, tested = altered(seed, *Point()[4:]), {}
+    fingerprint, names = splits.fingerprint, splits.test.class_names
+    for reference in REFERENCES:
+        run = runs[reference, seed] = results.run(reference, seed, fingerprint)
+        if not results.is_finished(run):
+            results.save(run, names, refer(reference, seed))
+    for method, point in trained.items():
+        changed = vars(replace(SETTINGS, **point.settings)) | point._asdict()
+        changed = {f"point_{name}": x for name, x in changed.items() if name != "settings"}
+        run = runs[method, seed] = results.run(method, seed, fingerprint, **changed)
+        if results.is_finished(run):
+            continue
+        if str(changed) not in tested:  # points that sweeps share are trained once
+            replicate = started(point, seed)
+            made = made_by(point, replicate, fingerprint)
+            found = [
+                measure(replicate.new_model(made[at]), replicate.splits.test)
+                for at in ("chosen", "last")
+            ]
+            for rounds in made["pseudo_labels"][-1:]:
+                told = {f"pseudo_{name}": value for name, value in rounds.items()}
+                found[0].of_the_set.update(told)
+            fitted = Fit(made["history"], made["best_step"], [], made["seconds"])
+            tested[str(changed)] = *found, fitted
+        results.save(run, names, *tested[str(changed)])
+
+# %% [markdown]
+# ## What matters
+#
+# Percent on test classes; each point against the first line of its sweep, in points of MAP@R with the 95 % interval over replicates and classes. *AMI* is that of the pseudo labels with the pool's true ones.
+
+# %%
+if PICTURED_SEED not in SEEDS:
+    raise ValueError(f"PICTURED_SEED={PICTURED_SEED} is not one of SEEDS={SEEDS}; set it to one")
+rows = results.load(list(runs.values()))
+by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
+of_method = {
+    method: [by_class[run_id] for run_id in group.sort_values("seed")["run_id"]]
+    for method, group in rows.groupby("method")
+}
+results.save_table("references", summarise(rows, by_class, REFERENCES), circumstances(rows))
+
+
+# %%
+def change(method, base):
+    """Return mean and interval of a difference of MAP@R, in points of percent."""
+    if len(SEEDS) < 2:  # no interval
+        means = rows.groupby("method")["metric_map_at_r"].mean()
+        return [100 * (means[method] - means[base]), float("nan"), float("nan")]
+    found = paired_difference(of_method[method], of_method[base], "map_at_r")
+    return [100 * value for value in (found.mean, *found.interval())]
+
+
+def show(sweep):
+    """Save and return the table of a sweep."""
+    if sweep not in SWEEPS:
+        return f"Not in this profile: add {sweep} to SWEEPS."
+    methods = [f"{sweep}_{value}" for value in sweeps[sweep]]
+    if sweep in needs_teacher:
+        methods = [m + end for m in methods for end in ("_teacher", "")]
+    base = methods[0]
+    table = summarise(rows, by_class, methods, intervals=("recall_at_1", "r_precision", "map_at_r"))
+    shown = [change(method, base) for method in methods]
+    spans = ["" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]" for _, low, high in shown]
+    said = [f"{mean:+.1f}{span}" for (mean, _, _), span in zip(shown, spans, strict=True)]
+    table.insert(3, "MAP@R, change", ["", *said[1:]])
+    if "metric_pseudo_ami" in rows:
+        ami = rows.groupby("method")["metric_pseudo_ami"].mean().reindex(methods)
+        table.insert(4, "AMI of the pool", [f"{x:.3f}" if pd.notna(x) else "" for x in ami])
+    return results.save_table(sweep, table)
+
+
+def published_part(part):
+    """Save and return the published numbers of one ablation."""
+    note = caveat("06_slade_ablations", DATASET, part)
+    table = published("06_slade_ablations", DATASET, part)
+    return results.save_table(f"published_{part}", table, note, of_data=False)
+
+
+changes = {}
+for sweep in SWEEPS:
+    base, *others = (f"{sweep}_{value}" for value in sweeps[sweep])
+    changes |= {(sweep, m.removeprefix(f"{sweep}_")): change(m, base) for m in others}
+changes = pd.DataFrame(changes, index=["mean", "low", "high"]).T
+if len(changes):
+    results.save_figure("changes", differences(changes, "MAP@R, points, against the first"))
+
+# %% [markdown]
+# ## Where the teacher starts
+#
+# The paper: ImageNet's labels, SwAV as it comes, and SwAV that learned on from the images at hand.
+
+# %%
+show("start")
+
+# %%
+published_part("teacher")
+
+# %% [markdown]
+# ## Components
+#
+# Teacher; a student that takes all pairs of the pseudo labels at their word; with the feature basis beside; and with mining, the whole.
+
+# %%
+show("components")
+
+# %%
+published_part("components")
+
+# %% [markdown]
+# ## How similarities are compared
+#
+# The similarity distribution loss, and our reading of the two that the paper compares it with: their definitions were not found.
+
+# %%
+show("similarity_loss")
+
+# %%
+published_part("similarity_loss")
+
+# %% [markdown]
+# ## Number of clusters
+#
+# Relative to the number of classes that the pool has, which nobody would know. The paper's 100 to 500 on NABirds (555 classes) are 0.18 to 0.9.
+
+# %%
+show("clusters")
+
+# %%
+published_part("clusters")
+
+# %% [markdown]
+# ## The feature basis
+#
+# Random vectors, or the mean embeddings of the labelled classes.
+
+# %%
+show("basis_start")
+
+# %% [markdown]
+# ## More vectors than classes
+#
+# As multiples of the number of labelled classes; those beyond it are never right.
+
+# %%
+show("basis_vectors")
+
+# %% [markdown]
+# ## What the paper leaves open: the gradient through running means
+#
+# As the equation stands, the similarity distribution loss has a hundredth of its batch's own gradient.
+
+# %%
+show("gradient")
+
+# %% [markdown]
+# ## Momentum of the statistics
+#
+# 0.99 in the third party's.
+
+# %%
+show("momentum")
+
+# %% [markdown]
+# ## Margin of the distributions
+#
+# 0.5 in the third party's.
+
+# %%
+show("margin")
+
+# %% [markdown]
+# ## Where a student starts
+#
+# At its teacher's weights, or where the teacher started.
+
+# %%
+show("student_start")
+
+# %% [markdown]
+# ## Rounds
+#
+# Each trains as long as the first: more rounds are more steps, too.
+
+# %%
+show("rounds")
+
+# %% [markdown]
+# ## Which pairs of the pool count
+#
+# By similarity; only those that clusters agree with; or all that clusters say.
+
+# %%
+show("mining")
+
+# %% [markdown]
+# ## How many labels does it take?
+#
+# Teacher and student with a share of the labelled images of each class: is the student worth more where labels are few?
+
+# %%
+show("labels")
+
+# %% [markdown]
+# ## Wrong labels
+#
+# A share of the labelled images has the label of another class.
+
+# %%
+show("label_noise")
+
+# %% [markdown]
+# ## How large a pool
+#
+# Shares of the pool, drawn at random.
+
+# %%
+show("pool_size")
+
+# %% [markdown]
+# ## A balanced pool
+#
+# As many images of each class as the smallest has (which takes labels that nobody has), against the pool as it is.
+
+# %%
+show("pool_balance")
+
+# %% [markdown]
+# ## Whose classes
+#
+# A pool of other classes; of the test classes, which is a leak; and of the labelled classes, further images without their labels. (Photographs: set `SET_ASIDE` apart for that; not a parameter yet.)
+
+# %%
+show("pool_classes")
+
+# %% [markdown]
+# ## Claims
+#
+# Read as in chapter 2; listed before the runs ([`claims.csv`](claims.csv)).
+
+# %%
+rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
+overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
+claims = judge("06_slade_ablations", rung, rows, by_class, overlap=overlap)
+show_claims(results.save_claims(claims))
