@@ -113,6 +113,9 @@ def test_to_leave_out_one_change_leaves_the_others_as_they_are():
     grey = (full.std(dim=2) < 1e-5).flatten(2).all(dim=2)
     assert torch.equal(same, ~grey)
     assert 4 < grey.sum() < 30
+    half, blurred = (small_crops(blurred=share)(images)[0] for share in (0.5, 1.0))
+    share = (half == blurred).flatten(2).all(dim=2).float().mean()
+    assert 0.3 < share < 0.7
 
 
 def test_the_same_seed_gives_the_same_crops_and_another_seed_others():
@@ -330,6 +333,21 @@ def test_a_queue_counts_from_when_it_is_full(start, first):
     without = losses(steps=6)
     assert with_queue[:first] == without[:first]
     assert with_queue[first] != without[first]
+
+
+def test_the_queue_holds_the_embeddings_of_the_steps_before():
+    seen = []
+
+    class Recorder(SwAVLoss):
+        def forward(self, scores, queued_scores=None):
+            seen.append((scores[:2].detach(), queued_scores))
+            return super().forward(scores, queued_scores)
+
+    # Where nothing learns, what is queued has the scores that it had.
+    train(4, learning_rate=0.0, queue_size=16, loss_fn=Recorder())
+    (first, _), (second, _), (third, early), (_, late) = seen
+    torch.testing.assert_close(early, torch.cat([first, second], dim=1))
+    torch.testing.assert_close(late, torch.cat([second, third], dim=1))
 
 
 def test_one_crop_may_get_codes():
