@@ -36,6 +36,8 @@
 #
 # | | known | chosen here |
 # |---|---|---|
+# | number of clusters | 400 for NABirds (0.72 of its classes); for the other pools unknown | the profile's |
+# | batch norms, where they train | unknown | both halves of a batch share them, in the warm-up too |
 # | margins of the contrastive loss | unknown | 0 and 1, pytorch-metric-learning's |
 # | similarity distribution loss, margin and weight of the variances | unknown; the third party's: 0.5 and 1 | the same |
 # | gradient through the running means | unknown; the third party has both and prefers the equation as it stands (damped) | the same |
@@ -61,6 +63,7 @@ PROTOCOL: str = "random"  # classes: redrawn per seed (random), official, or hal
 SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
 POOL: str = "other_classes"  # unlabelled images: other_classes, test_classes or labelled_classes of the data, or another data set  # fmt: skip
 POOL_ROOT: str = "none"  # folder that holds that other data set; none: DATA_DIR
+SET_ASIDE: float = 0.0  # share of the images of every class kept for pools alone
 POOL_SHARE: float = 0.0  # share of the training classes whose labels are hidden; drawn data have further species  # fmt: skip
 SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
 PICTURED_SEED: int = 0  # replicate whose pictures and maps are shown, one of SEEDS
@@ -77,7 +80,7 @@ CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of t
 EMBEDDING_DIM: int = 64  # size of an embedding, D
 METHODS: list = ["contrastive"]  # ranking losses of teacher and student: contrastive, multi_similarity  # fmt: skip
 STARTS: list = ["given", "swav"]  # where trunks start: as WEIGHTS says (given), or from there by SwAV on all images (swav)  # fmt: skip
-ARMS: list = ["longer", "shuffled", "oracle"]  # beside teacher and student: longer, labelled_pool, shuffled, oracle  # fmt: skip
+ARMS: list = ["longer", "clusters", "shuffled", "oracle"]  # beside teacher and student: longer, labelled_pool, clusters, shuffled, oracle  # fmt: skip
 REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
 STEPS: int = 160  # optimiser steps of a teacher, and of a student
 MEASURE_EVERY: int = 20  # steps between points of the learning curve
@@ -175,6 +178,7 @@ read_splits = partial(
     pool=POOL,
     pool_root=POOL_ROOT if POOL_ROOT != "none" else "",
     pool_share=POOL_SHARE,
+    set_aside=SET_ASIDE,
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
@@ -222,7 +226,7 @@ LOSSES = {
     ),
     "multi_similarity": (MultiSimilarityLoss, multi_similarity_miner),
 }
-ARMS_KNOWN = ("longer", "labelled_pool", "shuffled", "oracle")
+ARMS_KNOWN = ("longer", "labelled_pool", "clusters", "shuffled", "oracle")
 known = [
     ("METHODS", METHODS, LOSSES),
     ("STARTS", STARTS, ("given", "swav")),
@@ -237,6 +241,12 @@ if "swav" in STARTS and CACHED_VIEWS:
     raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave swav out of STARTS")
 if POOL == "none":
     raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
+most = BATCH_SIZE // IMAGES_PER_CLASS * (2 if "longer" in ARMS else 1)
+if most > splits.train.num_classes or BATCH_SIZE // IMAGES_PER_CLASS > NUM_CLUSTERS:
+    raise ValueError(
+        f"BATCH_SIZE={BATCH_SIZE}: batches of {most} classes (of longer) are drawn from "
+        f"{splits.train.num_classes} labelled ones, and of half as many from {NUM_CLUSTERS} clusters"
+    )
 
 SETTINGS = Settings(
     steps=STEPS,
@@ -268,7 +278,7 @@ measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
 # %% [markdown]
 # ## The stages
 #
-# What several runs share is a stage, kept under `RESULTS_DIR/05_slade/stages`: SwAV's trunk, a teacher and its clusters, a student. A chapter that is stopped goes on behind the last one that was finished.
+# What several runs share is a stage, kept under `RESULTS_DIR/05_slade/stages`: SwAV's trunk, a teacher, a student. A chapter that is stopped goes on behind the last one that was finished.
 
 
 # %%
@@ -336,8 +346,7 @@ def learn(loss, start, arm, seed, teacher):
     replicate, (make_loss, miner) = started(start, seed), LOSSES[loss]
     splits, name = replicate.splits, f"{start} {loss} {arm}"
     if arm == "longer":  # as many steps and images as the student has
-        steps, size = ROUNDS * (WARM_UP_STEPS + STEPS), 2 * BATCH_SIZE
-        settings = replace(SETTINGS, steps=steps, batch_size=size)
+        settings = replace(SETTINGS, steps=ROUNDS * STEPS, batch_size=2 * BATCH_SIZE)
         on = {"miner": miner, "state": teacher["chosen"], "name": name}
         return replicate.teach(make_loss(), settings, **on)
     shuffle = torch.Generator().manual_seed(derive_seed(seed, "shuffled"))
@@ -345,10 +354,11 @@ def learn(loss, start, arm, seed, teacher):
         "shuffled": lambda clusters: clusters[torch.randperm(len(clusters), generator=shuffle)],
         "oracle": lambda clusters: splits.unlabelled.labels,
     }
+    by_clusters = arm in ("clusters", "shuffled", "oracle")
     return replicate.learn(
         teacher,
         make_loss(),
-        SETTINGS,
+        replace(SETTINGS, mining="cluster") if by_clusters else SETTINGS,
         miner=miner,
         pool=splits.train if arm == "labelled_pool" else splits.unlabelled,
         relabel=relabel.get(arm, lambda clusters: clusters),
@@ -360,8 +370,13 @@ def learn(loss, start, arm, seed, teacher):
 # %% [markdown]
 # ## The arms
 #
-# For each ranking loss and start: `_teacher`, `_student`, and the controls that `ARMS` lists: `_longer`, the teacher trained on for as many steps and images as its student; `_labelled_pool`,
-# a student whose pool is the labelled images; `_shuffled`, one whose pseudo labels are those of other images; `_oracle`, one that is told the pool's true labels.
+# For each ranking loss and start: `_teacher`, `_student`, and the controls that `ARMS` lists:
+#
+# * `_longer`: the teacher trained on for as many steps and images as its student (whose warm-up moves the basis alone);
+# * `_labelled_pool`: a student whose pool is the labelled images;
+# * `_clusters`: a student that takes all pairs of the pool as the clusters say, without mining by similarity; and the same with
+# * `_shuffled`: pseudo labels that are those of other images, and with
+# * `_oracle`: the pool's true labels. (Mining by similarity would hardly ask them.)
 
 # %%
 trained = {}  # method to start, loss and arm
@@ -449,7 +464,7 @@ results.save_table("published", shown, caveat("05_slade", DATASET), of_data=Fals
 # %% [markdown]
 # ## What the student adds
 #
-# Each arm minus its teacher, on the same replicates and queries: points of percent. If pseudo labels are what helps, `_student` stands to the right of `_longer` and of `_shuffled`; `_oracle` says how much better pseudo labels could help.
+# Each arm minus its teacher, on the same replicates and queries: points of percent. If pseudo labels are what helps, `_student` stands to the right of `_longer`, and `_clusters` of `_shuffled`; `_oracle` says how much better pseudo labels could help.
 
 # %%
 of_method = {

@@ -87,6 +87,7 @@ class ChapterResults:
         self.settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
         self.search_seconds: dict[tuple[str, int], float] = {}  # by method and seed, once returned
+        self._made: set[Path] = set()  # stages, by this process
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
         self._digest_of = lru_cache(file_digest)
@@ -249,13 +250,15 @@ class ChapterResults:
         run = self.run(name, seed, data_fingerprint, **settings)
         path = self.folder / "stages" / f"{run.run_id}.pt"
         code = code_fingerprint(self.chapter, self.executed)
-        if self.parameters["RESUME"] and path.exists():
+        # Without RESUME too it takes what it made itself, or the students of a teacher had many.
+        if (self.parameters["RESUME"] or path in self._made) and path.exists():
             stored = torch.load(path, map_location="cpu", weights_only=True)
             if stored["code"] == code:
                 return stored["made"]
         made = make()
         with write_atomically(path) as writable:
             torch.save({"code": code, "made": made}, writable)
+        self._made.add(path)
         return made
 
     def load(self, runs: list[Run]) -> pd.DataFrame:

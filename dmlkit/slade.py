@@ -32,7 +32,7 @@ from dmlkit.seeding import derive_seed
 from dmlkit.training import Fit, fit
 
 MINING = ("similarity", "similarity_and_cluster", "cluster")
-COMPARISONS = ("distribution", "local_cross_entropy", "global_cross_entropy")
+COMPARISONS = ("distribution", "local_cross_entropy", "global_cross_entropy", "none")
 Miner = Callable[[Tensor, Tensor], Pairs]
 
 
@@ -100,8 +100,8 @@ class StudentLoss(nn.Module):
     beyond its running means (eq. 7), ``similarity_and_cluster`` of these the ones that the pseudo
     labels agree with, ``cluster`` all that the pseudo labels say. The similarity distribution loss
     is always evaluated, since its running means are the thresholds; ``comparison`` says whether it
-    is learned from, or one of the two alternatives. With basis_weight 0 nothing is learned about
-    the basis: use ``cluster`` then.
+    is learned from, or one of the two alternatives, or none. With basis_weight 0 nothing is
+    learned about the basis: use ``cluster`` then.
 
     Args:
         base_loss: contrastive or Multi-Similarity, called with pairs.
@@ -150,7 +150,10 @@ class StudentLoss(nn.Module):
         if comparison == "local_cross_entropy":
             self.comparison = LocalCrossEntropyLoss()
         elif comparison == "global_cross_entropy":
-            self.comparison = GlobalCrossEntropyLoss(num_clusters, len(basis.vectors))
+            # A cluster is in one batch of many; at 0.99 its centroid would hardly move.
+            self.comparison = GlobalCrossEntropyLoss(num_clusters, len(basis.vectors), momentum=0.9)
+        elif comparison == "none":
+            self.comparison = None
 
     def forward(
         self,
@@ -171,7 +174,7 @@ class StudentLoss(nn.Module):
             pairs: pairs of the labelled images that count; None for all.
         """
         responses = self.basis(pool_embeddings)  # (U, K)
-        compared = self.comparison(responses, clusters)
+        compared = self.comparison(responses, clusters) if self.comparison else 0.0
         if self.comparison is not self.statistics:  # its running means are needed all the same
             self.statistics(responses.detach(), clusters)
         loss = self.base_loss(embeddings, labels, pairs=pairs)
@@ -257,8 +260,8 @@ def self_train(
         options: of ``train_student``.
 
     Returns:
-        What the last round's ``fit`` returns, and for each round how far pseudo labels and true
-        ones agree, see ``agreement``, with the number of ``clusters``.
+        The fits of all rounds as one, chosen in the last; and for each round how far pseudo labels
+        and true ones agree, see ``agreement``, with the number of ``clusters``.
     """
     if settings.rounds < 1:
         raise ValueError(f"rounds={settings.rounds} train no student; use at least 1")
@@ -268,10 +271,9 @@ def self_train(
             model.load_state_dict(fitted.best_states[0])
         own_seed = derive_seed(seed, "round", number)
         embeddings = embed(model, pool, plain_view, device=device)
-        clusters = cluster(embeddings, settings.num_clusters, seed=own_seed).labels
-        found = agreement(clusters, pool.labels)
-        told.append(found | {"clusters": int(clusters.max()) + 1})
-        labels = relabel(clusters)
+        labels = relabel(cluster(embeddings, settings.num_clusters, seed=own_seed).labels)
+        found = agreement(labels, pool.labels)
+        told.append(found | {"clusters": int(labels.max()) + 1})
         torch.manual_seed(own_seed)  # of the basis, whatever was drawn before
         num_vectors = max(settings.basis_vectors, images.num_classes)
         basis = FeatureBasis(num_vectors, embeddings.shape[1])
@@ -295,7 +297,7 @@ def self_train(
                 gradient=settings.gradient,
             ),
         ).to(device)
-        fitted = train_student(
+        latest = train_student(
             model,
             loss_fn,
             images,
@@ -306,6 +308,7 @@ def self_train(
             seed=own_seed,
             **options,
         )
+        fitted = _in_a_row(fitted, latest)
     return fitted, told
 
 
@@ -323,6 +326,8 @@ def train_student(
     **options: Any,
 ) -> Fit:
     """Train ``model`` on labelled images and on a pool with pseudo labels, after a warm-up.
+
+    The warm-up is a fit of its own: no step of it is chosen, and it is not in the history.
 
     Args:
         model: from transformed images to unit embeddings.
@@ -352,19 +357,28 @@ def train_student(
         told.append({name: getattr(loss_fn.statistics, name).item() for name in names})
         return {}
 
+    if settings.warm_up_steps and not loss_fn.basis_weight:
+        raise ValueError("a basis of weight 0 has nothing to warm up; set warm_up_steps to 0")
     both = zip(
         _batches(images, settings, transform, derive_seed(seed, "labelled"), model),
         _batches(pool, settings, pool_transform, derive_seed(seed, "pool"), model),
         strict=True,
     )
+    batches = ((torch.cat([ours, theirs]), torch.cat([x, y])) for (ours, x), (theirs, y) in both)
+    if warm_up := settings.warm_up_steps:
+        still = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in still:
+            parameter.requires_grad_(False)
+        basis_alone = Adam(loss_fn.parameters(), lr=settings.loss_rate)
+        fit([model, loss_fn], batches, compute_loss, basis_alone, warm_up, description="warm-up")
+        for parameter in still:
+            parameter.requires_grad_(True)
     fitted = fit(
         [model, loss_fn],
-        ((torch.cat([ours, theirs]), torch.cat([x, y])) for (ours, x), (theirs, y) in both),
+        batches,
         compute_loss,
         _optimizer(model, loss_fn, settings),
-        settings.warm_up_steps + settings.steps,
-        still_modules=[model],
-        still_steps=settings.warm_up_steps,
+        settings.steps,
         observe=observe,
         **options,
     )
@@ -491,6 +505,21 @@ def _kept(model: nn.Module, fitted: Fit, told: list[dict[str, float]]) -> dict[s
         "seconds": fitted.seconds,
         "pseudo_labels": told,
     }
+
+
+def _in_a_row(before: Fit, latest: Fit) -> Fit:
+    """Return two fits as one, with the states of the latter."""
+    end = before.history[-1] if before.history else {"step": 0, "images_seen": 0}
+    moved = [
+        entry | {name: entry[name] + end[name] for name in ("step", "images_seen")}
+        for entry in latest.history
+    ]
+    return Fit(
+        before.history + moved,
+        end["step"] + latest.best_step,
+        latest.best_states,
+        before.seconds + latest.seconds,
+    )
 
 
 def join(first: ImageSet, second: ImageSet) -> ImageSet:

@@ -217,11 +217,11 @@ def test_the_history_of_a_student_tells_the_running_statistics():
         seed=0,
         measure_every=1,
     )
-    assert [entry["step"] for entry in fitted.history] == [1, 2, 3, 4, 5]
+    assert [entry["step"] for entry in fitted.history] == [1, 2, 3]  # without the warm-up
     assert fitted.history[-1]["mean_positive"] == pytest.approx(loss_fn.statistics.thresholds[0])
     assert fitted.history[0]["mean_negative"] != fitted.history[1]["mean_negative"]
     assert all(entry["variance_positive"] >= 0 for entry in fitted.history)
-    assert fitted.history[-1]["images_seen"] == 5 * 16  # labelled ones and as many of the pool
+    assert fitted.history[-1]["images_seen"] == 3 * 16  # labelled ones and as many of the pool
 
 
 def learn(model, *, settings=SETTINGS, **options):
@@ -257,10 +257,11 @@ def test_rounds_go_on_from_the_chosen_student_and_ask_for_clusters_anew():
         return clusters
 
     model = new_head()
-    _, told = learn(model, settings=replace(SETTINGS, rounds=2), relabel=relabel)
+    fitted, told = learn(model, settings=replace(SETTINGS, rounds=2), relabel=relabel)
     once = new_head()
     learn(once)
     assert len(asked) == len(told) == 2
+    assert [entry["step"] for entry in fitted.history] == [3, 6] and fitted.best_step == 6
     assert not torch.equal(model.linear.weight, once.linear.weight)
     with pytest.raises(ValueError, match="rounds=0 train no student"):
         learn(new_head(), settings=replace(SETTINGS, rounds=0))
@@ -377,3 +378,23 @@ def test_images_of_two_sizes_are_not_joined():
     wide = replace(points(), images=torch.zeros(24, 2, DIM))
     with pytest.raises(ValueError, match="same CACHE_SIZE"):
         join(points(), wide)
+
+
+def test_a_basis_that_learns_nothing_is_not_warmed_up():
+    loss_fn = StudentLoss(
+        ContrastiveLoss(), FeatureBasis(6, DIM), num_clusters=4, mining="cluster", basis_weight=0.0
+    )
+    pool = with_labels(points(seed=1), torch.arange(24) % 4)
+    transforms = {"transform": as_stored, "pool_transform": as_stored}
+    with pytest.raises(ValueError, match="set warm_up_steps to 0"):
+        train_student(new_head(), loss_fn, points(), pool, SETTINGS, seed=0, **transforms)
+    settings = replace(SETTINGS, warm_up_steps=0)
+    fitted = train_student(new_head(), loss_fn, points(), pool, settings, seed=0, **transforms)
+    assert fitted.best_step == SETTINGS.steps
+
+
+def test_without_a_comparison_the_thresholds_are_kept_all_the_same():
+    nothing, usual = student_loss(comparison="none"), student_loss()
+    compared = SimilarityDistributionLoss()(usual.basis(pool_rows()), OF_POOL)
+    torch.testing.assert_close(call(usual) - call(nothing), 0.25 * compared)
+    assert nothing.statistics.thresholds == usual.statistics.thresholds
