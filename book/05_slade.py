@@ -49,10 +49,11 @@
 # | which k-means | unknown | Euclidean, best of five restarts |
 # | optimiser | unknown; the framework's is RMSprop at 1e-6 | Adam |
 # | weights | lambda_1 = 1, lambda_2 = 0.25 in the third party's | the same |
-# | SwAV on the domain's images | unknown | SGD without LARC; crops and steps the profile's |
+# | SwAV on the domain's images | unknown | SGD without LARC, no queue; crops, prototypes and steps the profile's |
 # | Local-CE and Global-CE (chapter 6) | names and results only | our interpretation, see `dmlkit/losses/similarity_cross_entropy.py` |
 # | selection of CompCars and Fashion200k | counts only | classes of middling size, nearest to the counts |
-# | handing a student to the next fold | perhaps | no |
+# | handing a student to the next fold | perhaps | no; `HAND_OVER` |
+# | any setting searched on our data | | none but the step |
 
 # %% tags=["parameters"]
 DATASET: str = "aviary"  # images: aviary or butterflies (drawn), or one that `dmlkit data` lists
@@ -79,8 +80,10 @@ SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter si
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
 METHODS: list = ["contrastive"]  # ranking losses of teacher and student: contrastive, multi_similarity  # fmt: skip
-STARTS: list = ["given", "swav"]  # where trunks start: as WEIGHTS says (given), or from there by SwAV on all images (swav)  # fmt: skip
+STARTS: list = ["given", "swav"]  # where trunks start: as WEIGHTS says (given), at SWAV_CHECKPOINT (swav_checkpoint), or from there by SwAV on all images (swav)  # fmt: skip
 ARMS: list = ["longer", "clusters", "shuffled", "oracle"]  # beside teacher and student: longer, labelled_pool, clusters, shuffled, oracle  # fmt: skip
+JOINED: bool = False  # also teacher and student as four models on folds (reality check)
+HAND_OVER: bool = False  # of these, the student of a fold is the next one's teacher
 REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
 STEPS: int = 160  # optimiser steps of a teacher, and of a student
 MEASURE_EVERY: int = 20  # steps between points of the learning curve
@@ -102,10 +105,13 @@ VARIANCE_WEIGHT: float = 1.0  # lambda_v, of the variances of similarities
 MOMENTUM: float = 0.99  # beta, of the running means and variances
 MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
 WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
+SWAV_CHECKPOINT: str = "none"  # official SwAV file that SwAV starts from; none: WEIGHTS
 SWAV_STEPS: int = 160  # optimiser steps of SwAV
 SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
 SWAV_PROTOTYPES: int = 100  # of SwAV
 SWAV_WIDTH: int = 128  # hidden units of its head
+SWAV_EPSILON: float = 0.05  # weight of the entropy of its assignments
+SWAV_QUEUE: int = 0  # earlier images that are assigned together with a batch
 SWAV_SIZES: list = [48, 32]  # sides of its crops, pixels
 SWAV_COUNTS: list = [2, 2]  # crops of each size
 SWAV_LR: float = 0.05  # its learning rate at the first step
@@ -119,6 +125,7 @@ RESULTS_DIR: str = "results/local/mini"  # where results go, from the project ro
 # %%
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -135,12 +142,13 @@ from dmlkit.losses import (
 )
 from dmlkit.metrics import clustering_metrics
 from dmlkit.miners import multi_similarity_miner
-from dmlkit.models import EmbeddingHead, EmbeddingModel, SwAVHead, make_trunk
+from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.plots import (
     differences,
     embedding_maps,
     image_grid,
     learning_curves,
+    lines,
     nearest_neighbours,
     set_style,
     spread_queries,
@@ -152,7 +160,7 @@ from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.slade import Replicate, Settings, join
-from dmlkit.swav import MultiCrop, frozen_steps, train_swav
+from dmlkit.swav import load_swav_checkpoint, pretrain
 from dmlkit.tables import circumstances, metric_title, show_claims, summarise
 from dmlkit.training import Fit, choose_device
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
@@ -182,7 +190,7 @@ read_splits = partial(
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
-load_splits = lru_cache(maxsize=1)(read_splits)  # all methods of a replicate share its splits
+load_splits = lru_cache(maxsize=2)(read_splits)  # all methods of a replicate share its splits
 splits = load_splits(seed=PICTURED_SEED)
 pd.DataFrame(
     {
@@ -229,7 +237,7 @@ LOSSES = {
 ARMS_KNOWN = ("longer", "labelled_pool", "clusters", "shuffled", "oracle")
 known = [
     ("METHODS", METHODS, LOSSES),
-    ("STARTS", STARTS, ("given", "swav")),
+    ("STARTS", STARTS, ("given", "swav_checkpoint", "swav")),
     ("ARMS", ARMS, ARMS_KNOWN),
     ("REFERENCES", REFERENCES, OF_PIXELS + OF_FEATURES),
     ("STUDENT_START", [STUDENT_START], ("teacher", "start")),
@@ -239,6 +247,8 @@ for name, given, choices in known:
         raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
 if "swav" in STARTS and CACHED_VIEWS:
     raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave swav out of STARTS")
+if "swav_checkpoint" in STARTS and SWAV_CHECKPOINT == "none":
+    raise ValueError("STARTS has swav_checkpoint; set SWAV_CHECKPOINT to the file it starts from")
 if POOL == "none":
     raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
 most = BATCH_SIZE // IMAGES_PER_CLASS * (2 if "longer" in ARMS else 1)
@@ -282,88 +292,75 @@ measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
 
 
 # %%
-def new_trunk():
-    """Return the trunk as WEIGHTS says, on the device."""
-    return make_trunk(
+def new_trunk(start="given"):
+    """Return the trunk as it is before anything is trained, on the device."""
+    trunk = make_trunk(
         TRUNK,
         weights=WEIGHTS,
         convention=INPUT_CONVENTION,
         freeze_batch_norm=FREEZE_BN,
         pooling=POOLING,
-    ).to(device)
+    )
+    if start != "given" and SWAV_CHECKPOINT != "none":
+        load_swav_checkpoint(trunk, SWAV_CHECKPOINT)
+    return trunk.to(device)
 
 
-def pretrain(splits, seed):
-    """Return the weights of a trunk that learned by SwAV from labelled and unlabelled images."""
+def swav(seed):
+    """Return the stage of a trunk that learned by SwAV from labelled and unlabelled images."""
+    splits = load_splits(seed=seed)
+
+    def make():
+        set_seed(seed, num_threads=NUM_THREADS)
+        return pretrain(
+            new_trunk("swav"),
+            join(splits.train, splits.unlabelled),
+            crop_sizes=SWAV_SIZES,
+            crop_counts=SWAV_COUNTS,
+            hidden_features=SWAV_WIDTH,
+            embedding_dim=EMBEDDING_DIM,
+            num_prototypes=SWAV_PROTOTYPES,
+            epsilon=SWAV_EPSILON,
+            queue_size=SWAV_QUEUE,
+            queue_start=SWAV_STEPS // 10,
+            steps=SWAV_STEPS,
+            batch_size=SWAV_BATCH_SIZE,
+            learning_rate=SWAV_LR,
+            measure_every=MEASURE_EVERY,
+            seed=seed,
+            device=device,
+            precision=PRECISION,
+        )
+
+    return results.stage("swav", seed, splits.fingerprint, make)
+
+
+def trunk_of(start, seed):
+    """Return the trunk that teachers begin with, which is the same in all folds."""
     set_seed(seed, num_threads=NUM_THREADS)
-    images, trunk = join(splits.train, splits.unlabelled), new_trunk()
-    head = SwAVHead(
-        trunk.out_features, SWAV_WIDTH, embedding_dim=EMBEDDING_DIM, num_prototypes=SWAV_PROTOTYPES
-    )
-    scales = ((0.14, 1.0), (0.05, 0.14))[: len(SWAV_SIZES)]
-    fitted = train_swav(
-        trunk,
-        head.to(device),
-        images,
-        steps=SWAV_STEPS,
-        batch_size=SWAV_BATCH_SIZE,
-        learning_rate=SWAV_LR,
-        frozen_prototype_steps=min(frozen_steps(len(images), SWAV_BATCH_SIZE), SWAV_STEPS // 10),
-        crops=MultiCrop(SWAV_SIZES, SWAV_COUNTS, scales, seed=derive_seed(seed, "crops")),
-        seed=seed,
-        device=device,
-        precision=PRECISION,
-        measure_every=MEASURE_EVERY,
-    )
-    return {"trunk": trunk.state_dict(), "history": fitted.history, "seconds": fitted.seconds}
+    trunk = new_trunk(start)
+    if start == "swav":
+        trunk.load_state_dict(swav(seed)["trunk"])
+    return trunk
 
 
 @lru_cache(maxsize=2)
-def started(start, seed):
-    """Return a replicate that begins as STARTS says: its splits and a model to copy."""
-    splits = load_splits(seed=seed)
-    set_seed(seed, num_threads=NUM_THREADS)
-    trunk = new_trunk()
-    if start == "swav":
-        made = results.stage("swav", seed, splits.fingerprint, partial(pretrain, splits, seed))
-        trunk.load_state_dict(made["trunk"])
-    splits, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
-    set_seed(derive_seed(seed, "head"), num_threads=NUM_THREADS)
-    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device)
+def started(start, seed, fold=None):
+    """Return where all teachers and students of a replicate, or of a fold of it, begin."""
+    frozen, trunk = freeze(
+        load_splits(seed=seed, fold=fold), trunk_of(start, seed), views=CACHED_VIEWS
+    )
+    own_seed = seed if fold is None else derive_seed(seed, "fold", fold)
+    dim = EMBEDDING_DIM if fold is None else EMBEDDING_DIM // 4
+    set_seed(derive_seed(own_seed, "head"), num_threads=NUM_THREADS)
     return Replicate(
-        splits,
-        model,
+        frozen,
+        EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, dim)).to(device),
         random_view,
         plain_view,
         lambda model, part: measure(model, part).metrics,
-        seed,
+        own_seed,
         {"measure_every": MEASURE_EVERY, "precision": PRECISION},
-    )
-
-
-def learn(loss, start, arm, seed, teacher):
-    """Return a student, or what takes its place in a control."""
-    replicate, (make_loss, miner) = started(start, seed), LOSSES[loss]
-    splits, name = replicate.splits, f"{start} {loss} {arm}"
-    if arm == "longer":  # as many steps and images as the student has
-        settings = replace(SETTINGS, steps=ROUNDS * STEPS, batch_size=2 * BATCH_SIZE)
-        on = {"miner": miner, "state": teacher["chosen"], "name": name}
-        return replicate.teach(make_loss(), settings, **on)
-    shuffle = torch.Generator().manual_seed(derive_seed(seed, "shuffled"))
-    relabel = {
-        "shuffled": lambda clusters: clusters[torch.randperm(len(clusters), generator=shuffle)],
-        "oracle": lambda clusters: splits.unlabelled.labels,
-    }
-    by_clusters = arm in ("clusters", "shuffled", "oracle")
-    return replicate.learn(
-        teacher,
-        make_loss(),
-        replace(SETTINGS, mining="cluster") if by_clusters else SETTINGS,
-        miner=miner,
-        pool=splits.train if arm == "labelled_pool" else splits.unlabelled,
-        relabel=relabel.get(arm, lambda clusters: clusters),
-        from_start=STUDENT_START == "start",
-        name=name,
     )
 
 
@@ -377,68 +374,147 @@ def learn(loss, start, arm, seed, teacher):
 # * `_clusters`: a student that takes all pairs of the pool as the clusters say, without mining by similarity; and the same with
 # * `_shuffled`: pseudo labels that are those of other images, and with
 # * `_oracle`: the pool's true labels. (Mining by similarity would hardly ask them.)
+#
+# With `JOINED`, teacher and student are also made as the published ones are: four models of a quarter of `EMBEDDING_DIM`, each on three quarters
+# of the training classes with its step chosen on the fourth, outputs joined (`_concatenated`). SwAV, which sees no labels, is trained once for all four. With `HAND_OVER` the student
+# of a fold is the teacher of the next one, as the third party's option has it; it has then learned the classes that choose the next step, so all four students keep their last step.
+
 
 # %%
-trained = {}  # method to start, loss and arm
-for start in STARTS:
-    for loss in METHODS:
-        prefix = f"{start}_{loss}" if start != "given" else loss
-        trained |= {f"{prefix}_{arm}": (start, loss, arm) for arm in ("teacher", "student", *ARMS)}
+class Method(NamedTuple):
+    """What is trained: where it starts, the ranking loss, the arm, and whether on four folds."""
+
+    start: str
+    loss: str
+    arm: str
+    is_joined: bool = False
+
+    @property
+    def name(self):
+        """Name of its rows."""
+        start = "" if self.start == "given" else f"{self.start}_"
+        return f"{start}{self.loss}_{self.arm}{'_concatenated' * self.is_joined}"
 
 
-def made_by(start, loss, arm, seed):
-    """Return the stage of one arm, which begins with its teacher."""
-    make_loss, miner = LOSSES[loss]
-    stage = partial(results.stage, seed=seed, data_fingerprint=load_splits(seed=seed).fingerprint)
-    teach = partial(started(start, seed).teach, make_loss(), SETTINGS, miner=miner)
-    teacher = stage(f"{start}_{loss}_teacher", make=teach)
-    if arm == "teacher":
-        return teacher
-    make = partial(learn, loss, start, arm, seed, teacher)
-    return stage(f"{start}_{loss}_{arm}", make=make)
+trained = [
+    Method(start, loss, arm)
+    for start in STARTS
+    for loss in METHODS
+    for arm in ("teacher", "student", *ARMS)
+]
+if JOINED:
+    trained += [m._replace(is_joined=True) for m in trained if m.arm in ("teacher", "student")]
+trained = {method.name: method for method in trained}
+references = {name: ("given", name) for name in REFERENCES}
+references |= {f"{start}_trunk": (start, "frozen_trunk") for start in STARTS if start != "given"}
 
 
-def test_of(replicate, state):
-    """Return test results of a state of the model, with k-means of the test classes."""
-    set_seed(replicate.seed, num_threads=NUM_THREADS)
-    test = replicate.splits.test
-    found = measure(replicate.new_model(state), test, gallery=replicate.splits.gallery)
-    clusters = clustering_metrics(found.embeddings, test.labels)
-    return Evaluation(found.embeddings, found.retrieval, clusters)
+def made_by(method, seed, fold=None):
+    """Return the stage of one arm on one replicate or fold, which begins with its teacher."""
+    make_loss, miner = LOSSES[method.loss]
+    replicate, splits = started(method.start, seed, fold), load_splits(seed=seed, fold=fold)
+    name = "_".join(method[:3]) + ("" if fold is None else f"_fold{fold}")
+    stage = partial(results.stage, name, seed, splits.fingerprint)
+    if method.arm == "teacher":
+        return stage(partial(replicate.teach, make_loss(), SETTINGS, miner=miner))
+    teacher = made_by(method._replace(arm="teacher"), seed, fold)
+    if HAND_OVER and fold:
+        before = made_by(method, seed, fold - 1)
+        teacher = before | {"chosen": before["last"]}
+    return stage(partial(learn, method, replicate, teacher))
 
 
-def refer(name, seed):
-    """Return the test results of one reference on one replicate."""
+def learn(method, replicate, teacher):
+    """Return a student, or what takes its place in a control."""
+    (make_loss, miner), splits, arm = LOSSES[method.loss], replicate.splits, method.arm
+    if arm == "longer":  # as many steps and images as the student has
+        settings = replace(SETTINGS, steps=ROUNDS * STEPS, batch_size=2 * BATCH_SIZE)
+        on = {"miner": miner, "state": teacher["chosen"], "name": method.name}
+        return replicate.teach(make_loss(), settings, **on)
+    shuffle = torch.Generator().manual_seed(derive_seed(replicate.seed, "shuffled"))
+    relabel = {
+        "shuffled": lambda clusters: clusters[torch.randperm(len(clusters), generator=shuffle)],
+        "oracle": lambda clusters: splits.unlabelled.labels,
+    }
+    by_clusters = arm in ("clusters", "shuffled", "oracle")
+    return replicate.learn(
+        teacher,
+        make_loss(),
+        replace(SETTINGS, mining="cluster") if by_clusters else SETTINGS,
+        miner=miner,
+        pool=splits.train if arm == "labelled_pool" else splits.unlabelled,
+        relabel=relabel.get(arm, lambda clusters: clusters),
+        from_start=STUDENT_START == "start",
+        name=method.name,
+    )
+
+
+# %%
+def with_clusters(found, labels):
+    """Return test results with k-means of the test classes."""
+    return Evaluation(
+        found.embeddings, found.retrieval, clustering_metrics(found.embeddings, labels)
+    )
+
+
+def tested(method, seed):
+    """Return test results at the chosen and the last step, and the fit; of all folds if joined."""
+    folds = range(4) if method.is_joined else [None]
+    made = [made_by(method, seed, fold) for fold in folds]
     set_seed(seed, num_threads=NUM_THREADS)
+    is_passed_on = HAND_OVER and method.is_joined and method.arm == "student"
+    found = []
+    for at in ("last" if is_passed_on else "chosen", "last"):
+        of_folds = []
+        for fold, one in zip(folds, made, strict=True):
+            replicate = started(method.start, seed, fold)
+            test, gallery = replicate.splits.test, replicate.splits.gallery
+            of_folds.append(measure(replicate.new_model(one[at]), test, gallery=gallery))
+        if method.is_joined:
+            joined = torch.cat([one.embeddings for one in of_folds], dim=1)
+            of_folds = [evaluate_embeddings(joined, test.labels, ks=ranks)]
+        found.append(with_clusters(of_folds[0], test.labels))
+    told = pd.DataFrame([one["pseudo_labels"][-1] for one in made if one["pseudo_labels"]]).mean()
+    found[0].of_the_set.update({f"pseudo_{name}": value for name, value in told.items()})
+    history = made[0]["history"]
+    if method.is_joined:
+        entries = pd.concat([pd.DataFrame(one["history"]) for one in made])
+        history = entries.groupby("step", as_index=False).mean().to_dict("records")
+    best = max(one["best_step"] for one in made)
+    return *found, Fit(history, best, [], sum(one["seconds"] for one in made))
+
+
+def refer(reference, seed):
+    """Return the test results of one reference on one replicate."""
+    start, name = reference
     splits = load_splits(seed=seed)
-    frozen, _ = freeze(splits, new_trunk(), views=max(1, CACHED_VIEWS))
+    frozen, _ = freeze(splits, trunk_of(start, seed), views=max(1, CACHED_VIEWS))
     found = evaluate_reference(name, splits, frozen, embedding_dim=EMBEDDING_DIM, ks=ranks)
-    clusters = clustering_metrics(found.embeddings, splits.test.labels)
-    return Evaluation(found.embeddings, found.retrieval, clusters)
+    return with_clusters(found, splits.test.labels)
 
 
 # %% [markdown]
 # ## All runs
 
 # %% tags=["runs"]
+if JOINED and (EMBEDDING_DIM % 4 or load_splits(seed=SEEDS[0]).gallery):
+    raise ValueError(
+        f"JOINED: four models of EMBEDDING_DIM={EMBEDDING_DIM} / 4 dimensions do not search a "
+        "gallery; use a multiple of 4 and PROTOCOL=random or reality_check"
+    )
 runs = {}
 for seed in SEEDS:
     splits = load_splits(seed=seed)
-    for reference in REFERENCES:
+    names = splits.test.class_names
+    for reference, made_of in references.items():
         run = runs[reference, seed] = results.run(reference, seed, splits.fingerprint)
         if not results.is_finished(run):
-            results.save(run, splits.test.class_names, refer(reference, seed))
-    for method, (start, loss, arm) in trained.items():
-        shown = hyperparameters(LOSSES[loss][0]()) | {"START": start}
-        run = runs[method, seed] = results.run(method, seed, splits.fingerprint, **shown)
-        if results.is_finished(run):
-            continue
-        made, replicate = made_by(start, loss, arm, seed), started(start, seed)
-        selected, last = (test_of(replicate, made[at]) for at in ("chosen", "last"))
-        for rounds in made["pseudo_labels"][-1:]:
-            selected.of_the_set.update({f"pseudo_{name}": x for name, x in rounds.items()})
-        fitted = Fit(made["history"], made["best_step"], [], made["seconds"])
-        results.save(run, splits.test.class_names, selected, last, fitted)
+            results.save(run, names, refer(made_of, seed))
+    for name, method in trained.items():
+        shown = hyperparameters(LOSSES[method.loss][0]()) | {"START": method.start}
+        run = runs[name, seed] = results.run(name, seed, splits.fingerprint, **shown)
+        if not results.is_finished(run):
+            results.save(run, names, *tested(method, seed))
 
 # %% [markdown]
 # ## Main results
@@ -451,7 +527,7 @@ if PICTURED_SEED not in SEEDS:
 rows = results.load(list(runs.values()))
 by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
 means = (*(f"recall_at_{k}" for k in RECALL_AT if k > 1), "nmi_arithmetic", "ami")
-table = summarise(rows, by_class, REFERENCES + [*trained], means=means)
+table = summarise(rows, by_class, [*references, *trained], means=means)
 results.save_table("main", table, circumstances(rows))
 
 # %% [markdown]
@@ -482,14 +558,11 @@ def change(method, base, metric):
     return [100 * value for value in (found.mean, *found.interval())]
 
 
-of_arms = {
-    (method.removesuffix(f"_{arm}"), arm, metric_title(metric)): change(
-        method, f"{method.removesuffix(f'_{arm}')}_teacher", metric
-    )
-    for method, (_, _, arm) in trained.items()
-    for metric in ("map_at_r", "r_precision", "recall_at_1")
-    if arm != "teacher"
-}
+of_arms = {}
+for name, method in trained.items():
+    teacher = method._replace(arm="teacher").name
+    for metric in ("map_at_r", "r_precision", "recall_at_1") if name != teacher else ():
+        of_arms[teacher, method.arm, metric_title(metric)] = change(name, teacher, metric)
 changes = pd.DataFrame(of_arms, index=["mean", "low", "high"])
 changes = changes.T.rename_axis(["teacher", "arm", "metric"])
 figure = differences(changes.xs("MAP@R", level="metric"), "MAP@R, points")
@@ -506,7 +579,7 @@ results.save_figure("learning_curves", learning_curves(rows, [*trained]))
 # clusters. k is also shown relative to the number of classes that the pool has, which nobody would know.
 
 # %%
-students = [method for method, (_, _, arm) in trained.items() if arm == "student"]
+students = [name for name, method in trained.items() if method.arm == "student"]
 names = [f"metric_pseudo_{name}" for name in ("clusters", "purity", "nmi", "ami")]
 quality = rows[rows["method"].isin(students)].groupby("method")[names].mean().loc[students]
 quality.columns = ["k", "purity", "NMI", "AMI"]
@@ -518,9 +591,10 @@ results.save_table("pseudo_labels", quality.round(3))
 # Images of some clusters of the first student's teacher, one cluster per row:
 
 # %% tags=["pictures"]
-pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]][:2]
-replicate = started(first[0], PICTURED_SEED)
-model = replicate.new_model(made_by(*first, "teacher", PICTURED_SEED)["chosen"])
+pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]]
+replicate = started(first.start, PICTURED_SEED)
+teacher = made_by(first._replace(arm="teacher"), PICTURED_SEED)
+model = replicate.new_model(teacher["chosen"])
 of_pool = embed(model, replicate.splits.unlabelled, plain_view, device=device)
 clusters = cluster(of_pool, NUM_CLUSTERS, seed=derive_seed(PICTURED_SEED, "shown")).labels
 largest = clusters.bincount().argsort(descending=True)[: 6 * 8 : 8]
@@ -545,19 +619,18 @@ results.save_figure("similarities", two_distributions(panels))
 # %% [markdown]
 # ## SwAV
 #
-# SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few prototypes are used. Recall@1 of what it yields stands in the main table as the teacher's start: compare the teachers.
+# SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few prototypes are used. Whether what it learned tells
+# unseen classes apart says `swav_trunk` in the main table, its features as they are, beside `frozen_trunk`.
 
 # %%
 shown = "Not in this profile: add swav to STARTS."
 if "swav" in STARTS:
-    made = results.stage(
-        "swav",
-        PICTURED_SEED,
-        load_splits(seed=PICTURED_SEED).fingerprint,
-        partial(pretrain, load_splits(seed=PICTURED_SEED), PICTURED_SEED),
-    )
-    shown = pd.DataFrame(made["history"]).set_index("step").round(3)
-    shown = results.save_table("swav", shown.drop(columns="images_seen"))
+    of_swav = {f"seed {seed}": pd.DataFrame(swav(seed)["history"]) for seed in SEEDS}
+    of_swav = pd.concat({name: table.set_index("step") for name, table in of_swav.items()}, axis=1)
+    relative = of_swav.xs("relative_loss", axis=1, level=1)
+    results.save_figure("swav", lines(relative, "step of SwAV", "loss / ln K"))
+    names = ["loss", "relative_loss", "prototypes_used", "usage_entropy"]
+    shown = results.save_table("swav", of_swav[f"seed {PICTURED_SEED}"][names].round(3))
 shown
 
 # %% [markdown]
@@ -567,7 +640,8 @@ shown
 
 # %%
 test = load_splits(seed=PICTURED_SEED).test
-pair = [students[-1].replace("_student", "_teacher"), students[-1]]
+last_student = [name for name in students if not trained[name].is_joined][-1]
+pair = [trained[last_student]._replace(arm="teacher").name, last_student]
 panels = {m: results.embeddings(runs[m, PICTURED_SEED]) for m in pair}
 results.save_figure("umap", embedding_maps(panels, test.labels))
 

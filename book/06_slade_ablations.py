@@ -33,7 +33,7 @@ PROTOCOL: str = "random"  # classes: redrawn per seed (random), official, or hal
 SELECTION: str = "validation"  # step chosen on held-out training classes, or the last one (last)
 POOL: str = "other_classes"  # unlabelled images: other_classes, test_classes or labelled_classes of the data, or another data set  # fmt: skip
 POOL_ROOT: str = "none"  # folder that holds that other data set; none: DATA_DIR
-SET_ASIDE: float = 0.0  # share of the images of every class kept for pools alone
+SET_ASIDE: float = 0.0  # of pool_classes: share of the images of every class kept for pools alone
 POOL_SHARE: float = 0.0  # share of the training classes whose labels are hidden; drawn data have further species  # fmt: skip
 SEEDS: list = [0, 1, 2]  # replicates, each with its own classes and initial weights
 PICTURED_SEED: int = 0  # replicate whose pictures and maps are shown, one of SEEDS
@@ -49,7 +49,7 @@ SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter si
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
 LOSS: str = "contrastive"  # ranking loss of teacher and student: contrastive or multi_similarity
-SWEEPS: list = ["components", "similarity_loss"]  # these, start, clusters, basis_start, basis_vectors, gradient, momentum, margin, student_start, rounds, mining, labels, label_noise, pool_size, pool_balance, pool_classes  # fmt: skip
+SWEEPS: list = ["components", "similarity_loss"]  # these, start, clusters, basis_start, basis_vectors, gradient, momentum, margin, variance_weight, basis_weight, mined_weight, pair_margins, warm_up, student_start, rounds, mining, labels, label_noise, pool_size, pool_balance, pool_classes  # fmt: skip
 CLUSTER_SHARES: list = [0.25, 0.5, 0.75, 1.0, 1.25]  # numbers of clusters, in classes of the pool
 REFERENCES: list = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_class_whitening"]  # compared with, not trained  # fmt: skip
 STEPS: int = 160  # optimiser steps of a teacher, and of a student
@@ -72,10 +72,13 @@ VARIANCE_WEIGHT: float = 1.0  # lambda_v, of the variances of similarities
 MOMENTUM: float = 0.99  # beta, of the running means and variances
 MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
 WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
+SWAV_CHECKPOINT: str = "none"  # official SwAV file that SwAV starts from; none: WEIGHTS
 SWAV_STEPS: int = 160  # optimiser steps of SwAV
 SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
 SWAV_PROTOTYPES: int = 100  # of SwAV
 SWAV_WIDTH: int = 128  # hidden units of its head
+SWAV_EPSILON: float = 0.05  # weight of the entropy of its assignments
+SWAV_QUEUE: int = 0  # earlier images that are assigned together with a batch
 SWAV_SIZES: list = [48, 32]  # sides of its crops, pixels
 SWAV_COUNTS: list = [2, 2]  # crops of each size
 SWAV_LR: float = 0.05  # its learning rate at the first step
@@ -101,14 +104,14 @@ from dmlkit.features import cache_views
 from dmlkit.intervals import paired_difference
 from dmlkit.losses import ContrastiveLoss, MultiSimilarityLoss
 from dmlkit.miners import multi_similarity_miner
-from dmlkit.models import EmbeddingHead, EmbeddingModel, SwAVHead, make_trunk
+from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.plots import differences, set_style
 from dmlkit.published import caveat, published
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.slade import Replicate, Settings, join
-from dmlkit.swav import MultiCrop, frozen_steps, train_swav
+from dmlkit.swav import load_swav_checkpoint, pretrain
 from dmlkit.tables import circumstances, show_claims, summarise
 from dmlkit.training import Fit, choose_device
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
@@ -133,7 +136,6 @@ read_splits = partial(
     selection=SELECTION,
     pool_root=POOL_ROOT if POOL_ROOT != "none" else "",
     pool_share=POOL_SHARE,
-    set_aside=SET_ASIDE,
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
@@ -154,6 +156,7 @@ class Data(NamedTuple):
 
     label_share: float = 1.0  # of the labelled images of each class
     label_noise: float = 0.0  # share of labels that are wrong
+    set_aside: float = 0.0  # share of the images of every class kept for pools alone
     pool: str = POOL
     pool_share: float = 1.0  # of the pool's images
     capped: str = ""  # at most the median number of images per class (classes), or as many at random (images)  # fmt: skip
@@ -163,7 +166,8 @@ class Point(NamedTuple):
     """What one point of a sweep changes; all else is as the parameters say."""
 
     settings: dict = {}  # of `SETTINGS` below
-    start: str = "given"  # or swav
+    start: str = "given"  # or swav_checkpoint, or swav
+    pair_margins: tuple = (POSITIVE_MARGIN, NEGATIVE_MARGIN)  # of the contrastive loss
     student_start: str = STUDENT_START
     is_teacher: bool = False  # the teacher itself
     cluster_share: float = 0.0  # number of clusters as a multiple of the pool's classes; 0: given
@@ -185,7 +189,7 @@ def of_each_class(labels, count, generator):
 @lru_cache(maxsize=1)
 def altered(seed, data):
     """Return the splits of a replicate, with fewer or wrong labels or another pool."""
-    splits = read_splits(seed=seed, pool=data.pool)
+    splits = read_splits(seed=seed, pool=data.pool, set_aside=data.set_aside)
     train, pool = splits.train, splits.unlabelled
     draw = torch.Generator().manual_seed(derive_seed(seed, "altered"))
     if data.label_share < 1:
@@ -206,13 +210,14 @@ def altered(seed, data):
 
 
 # %%
-LOSSES = {
-    "contrastive": (
-        partial(ContrastiveLoss, positive_margin=POSITIVE_MARGIN, negative_margin=NEGATIVE_MARGIN),
-        None,
-    ),
-    "multi_similarity": (MultiSimilarityLoss, multi_similarity_miner),
-}
+def ranking_loss(point):
+    """Return the ranking loss of a point and its miner."""
+    if LOSS == "multi_similarity":
+        return MultiSimilarityLoss(), multi_similarity_miner
+    positive, negative = point.pair_margins
+    return ContrastiveLoss(positive_margin=positive, negative_margin=negative), None
+
+
 SETTINGS = Settings(
     steps=STEPS,
     batch_size=BATCH_SIZE,
@@ -245,57 +250,61 @@ measure = partial(evaluate, transform=plain_view, device=device, ks=ranks)
 
 
 # %%
-def new_trunk():
-    """Return the trunk as WEIGHTS says, on the device."""
-    return make_trunk(
+def new_trunk(start="given"):
+    """Return the trunk as it is before anything is trained, on the device."""
+    trunk = make_trunk(
         TRUNK,
         weights=WEIGHTS,
         convention=INPUT_CONVENTION,
         freeze_batch_norm=FREEZE_BN,
         pooling=POOLING,
-    ).to(device)
-
-
-def pretrain(splits, seed):
-    """Return the weights of a trunk that learned by SwAV from labelled and unlabelled images."""
-    set_seed(seed, num_threads=NUM_THREADS)
-    images, trunk = join(splits.train, splits.unlabelled), new_trunk()
-    head = SwAVHead(
-        trunk.out_features, SWAV_WIDTH, embedding_dim=EMBEDDING_DIM, num_prototypes=SWAV_PROTOTYPES
     )
-    scales = ((0.14, 1.0), (0.05, 0.14))[: len(SWAV_SIZES)]
-    fitted = train_swav(
-        trunk,
-        head.to(device),
-        images,
-        steps=SWAV_STEPS,
-        batch_size=SWAV_BATCH_SIZE,
-        learning_rate=SWAV_LR,
-        frozen_prototype_steps=min(frozen_steps(len(images), SWAV_BATCH_SIZE), SWAV_STEPS // 10),
-        crops=MultiCrop(SWAV_SIZES, SWAV_COUNTS, scales, seed=derive_seed(seed, "crops")),
-        seed=seed,
-        device=device,
-        precision=PRECISION,
-        measure_every=MEASURE_EVERY,
-    )
-    return {"trunk": trunk.state_dict(), "history": fitted.history, "seconds": fitted.seconds}
+    if start != "given" and SWAV_CHECKPOINT != "none":
+        load_swav_checkpoint(trunk, SWAV_CHECKPOINT)
+    return trunk.to(device)
 
 
-def started(point, seed):
-    """Return a replicate that begins as the point says."""
-    splits = altered(seed, point.data)
+def swav(seed, data):
+    """Return the stage of a trunk that learned by SwAV from labelled and unlabelled images."""
+    splits = altered(seed, data)
+
+    def make():
+        set_seed(seed, num_threads=NUM_THREADS)
+        return pretrain(
+            new_trunk("swav"),
+            join(splits.train, splits.unlabelled),
+            crop_sizes=SWAV_SIZES,
+            crop_counts=SWAV_COUNTS,
+            hidden_features=SWAV_WIDTH,
+            embedding_dim=EMBEDDING_DIM,
+            num_prototypes=SWAV_PROTOTYPES,
+            epsilon=SWAV_EPSILON,
+            queue_size=SWAV_QUEUE,
+            queue_start=SWAV_STEPS // 10,
+            steps=SWAV_STEPS,
+            batch_size=SWAV_BATCH_SIZE,
+            learning_rate=SWAV_LR,
+            measure_every=MEASURE_EVERY,
+            seed=seed,
+            device=device,
+            precision=PRECISION,
+        )
+
+    return results.stage("swav", seed, splits.fingerprint, make, data=list(data))
+
+
+@lru_cache(maxsize=1)
+def started(start, data, seed):
+    """Return where all teachers and students that start like this and see such data begin."""
     set_seed(seed, num_threads=NUM_THREADS)
-    trunk = new_trunk()
-    if point.start == "swav":
-        make, data = partial(pretrain, splits, seed), list(point.data)
-        made = results.stage("swav", seed, splits.fingerprint, make, data=data)
-        trunk.load_state_dict(made["trunk"])
-    splits, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
+    trunk = new_trunk(start)
+    if start == "swav":
+        trunk.load_state_dict(swav(seed, data)["trunk"])
+    splits, trunk = freeze(altered(seed, data), trunk, views=CACHED_VIEWS)
     set_seed(derive_seed(seed, "head"), num_threads=NUM_THREADS)
-    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device)
     return Replicate(
         splits,
-        model,
+        EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, EMBEDDING_DIM)).to(device),
         random_view,
         plain_view,
         lambda model, part: measure(model, part).metrics,
@@ -306,10 +315,10 @@ def started(point, seed):
 
 def made_by(point, replicate, fingerprint):
     """Return the teacher or the student of a point."""
-    make_loss, miner = LOSSES[LOSS]
-    teach = partial(replicate.teach, make_loss(), SETTINGS, miner=miner)
-    of_labels = point.data if point.start == "swav" else point.data[:2]
-    known = {"start": point.start, "data": list(of_labels)}
+    loss, miner = ranking_loss(point)
+    teach = partial(replicate.teach, loss, SETTINGS, miner=miner)
+    of_labels = point.data if point.start == "swav" else point.data[:3]  # not the pool
+    known = {"start": point.start, "data": list(of_labels), "pair_margins": point.pair_margins}
     teacher = results.stage("teacher", replicate.seed, fingerprint, teach, **known)
     if point.is_teacher:
         return teacher
@@ -320,7 +329,7 @@ def made_by(point, replicate, fingerprint):
     vectors = point.vectors_per_class * splits.train.num_classes
     return replicate.learn(
         teacher,
-        make_loss(),
+        loss,
         replace(settings, basis_vectors=vectors),
         miner=miner,
         from_start=point.student_start == "start",
@@ -332,7 +341,11 @@ def made_by(point, replicate, fingerprint):
 
 # %%
 sweeps = {
-    "start": {"given": Point(), "swav": Point(start="swav")},
+    "start": {
+        start: Point(start=start)
+        for start in ("given", "swav_checkpoint", "swav")
+        if start != "swav_checkpoint" or SWAV_CHECKPOINT != "none"
+    },
     "components": {
         "teacher": Point(is_teacher=True),
         "pseudo_labels": Point({"basis_weight": 0.0, "mining": "cluster", "warm_up_steps": 0}),
@@ -350,8 +363,18 @@ sweeps = {
     "basis_start": {name: Point({"basis_start": name}) for name in ("random", "class_means")},
     "basis_vectors": {n: Point(vectors_per_class=n) for n in (1, 2, 4)},
     "gradient": {name: Point({"gradient": name}) for name in ("damped", "full")},
-    "momentum": {m: Point({"gradient": "full", "momentum": m}) for m in (0.9, 0.99)},
-    "margin": {m: Point({"gradient": "full", "margin": m}) for m in (0.25, 0.5, 1.0)},
+    "momentum": {m: Point({"gradient": "full", "momentum": m}) for m in (0.99, 0.9)},
+    "margin": {m: Point({"gradient": "full", "margin": m}) for m in (0.5, 0.25, 1.0)},
+    "variance_weight": {
+        w: Point({"gradient": "full", "variance_weight": w}) for w in (1.0, 0.0, 0.3, 3.0)
+    },
+    "basis_weight": {w: Point({"basis_weight": w}) for w in (0.25, 0.05, 1.0)},
+    "mined_weight": {w: Point({"mined_weight": w}) for w in (1.0, 0.0, 0.3, 3.0)},
+    "pair_margins": {
+        f"{low} and {high}": Point(pair_margins=(low, high))
+        for low, high in ((0.0, 1.0), (0.0, 0.5), (0.3, 0.8))
+    },
+    "warm_up": {n: Point({"warm_up_steps": n}) for n in (0, WARM_UP_STEPS, 4 * WARM_UP_STEPS)},
     "student_start": {name: Point(student_start=name) for name in ("teacher", "start")},
     "rounds": {count: Point({"rounds": count}) for count in (1, 2, 3)},
     "mining": {
@@ -366,29 +389,50 @@ sweeps = {
         "nearly_balanced": Point(data=Data(capped="classes")),
     },
     "pool_classes": {
-        pool: Point(data=Data(pool=pool))
+        pool: Point(data=Data(pool=pool, set_aside=SET_ASIDE))
         for pool in ("other_classes", "test_classes", "labelled_classes")
     },
 }
-needs_teacher = ("labels", "label_noise")  # whose teachers differ, too
+own_teacher = ("labels", "label_noise", "pair_margins")  # whose teachers differ, too
 for name, given, choices in (
     ("SWEEPS", SWEEPS, sweeps),
-    ("LOSS", [LOSS], LOSSES),
+    ("LOSS", [LOSS], ("contrastive", "multi_similarity")),
     ("STUDENT_START", [STUDENT_START], ("teacher", "start")),
     ("REFERENCES", REFERENCES, OF_PIXELS + OF_FEATURES),
 ):
     if unknown := set(given) - set(choices):
         raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
+if "pair_margins" in SWEEPS and LOSS != "contrastive":
+    raise ValueError(f"LOSS={LOSS} has no pair_margins; leave them out of SWEEPS")
 if "start" in SWEEPS and CACHED_VIEWS:
     raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave start out of SWEEPS")
 if POOL == "none":
     raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
-trained = {}
+
+
+# %% [markdown]
+# What no sweep changes is one row, whichever sweeps it is a point of: `teacher` and `student`.
+
+
+# %%
+def name_of(sweep, value, *, is_teacher=False):
+    """Return the name of the rows of a point, or of its teacher."""
+    point = sweeps[sweep][value]
+    point = point._replace(
+        settings={k: v for k, v in point.settings.items() if getattr(SETTINGS, k) != v},
+        is_teacher=point.is_teacher or is_teacher,
+    )
+    if point in (Point(), Point(is_teacher=True)):
+        return "teacher" if point.is_teacher else "student"
+    return f"{sweep}_{value}{'_teacher' * is_teacher}"
+
+
+trained = {"teacher": Point(is_teacher=True), "student": Point()}
 for sweep in SWEEPS:
-    trained |= {f"{sweep}_{value}": point for value, point in sweeps[sweep].items()}
-    if sweep in needs_teacher:
-        of_teachers = {v: point._replace(is_teacher=True) for v, point in sweeps[sweep].items()}
-        trained |= {f"{sweep}_{value}_teacher": point for value, point in of_teachers.items()}
+    for value, point in sweeps[sweep].items():
+        if sweep in own_teacher:
+            trained[name_of(sweep, value, is_teacher=True)] = point._replace(is_teacher=True)
+        trained[name_of(sweep, value)] = point
 
 
 def refer(name, seed):
@@ -425,13 +469,14 @@ for seed in SEEDS:
         if results.is_finished(run):
             continue
         if str(changed) not in tested:  # points that sweeps share are trained once
-            replicate = started(point, seed)
+            replicate = started(point.start, point.data, seed)
             made = made_by(point, replicate, fingerprint)
             found = [test_of(replicate, made[at]) for at in ("chosen", "last")]
             for rounds in made["pseudo_labels"][-1:]:
                 told = {f"pseudo_{name}": value for name, value in rounds.items()}
                 found[0].of_the_set.update(told)
-            fitted = Fit(made["history"], made["best_step"], [], made["seconds"])
+            end = made["history"][-1:]  # no curves are shown here
+            fitted = Fit(end, made["best_step"], [], made["seconds"])
             tested[str(changed)] = *found, fitted
         results.save(run, names, *tested[str(changed)])
 
@@ -462,25 +507,41 @@ def change(method, base):
     return [100 * value for value in (found.mean, *found.interval())]
 
 
-def show(sweep):
-    """Save and return the table of a sweep."""
-    if sweep not in SWEEPS:
-        return f"Not in this profile: add {sweep} to SWEEPS."
-    methods = [f"{sweep}_{value}" for value in sweeps[sweep]]
-    bases = dict.fromkeys(methods, methods[0])
-    if sweep in needs_teacher:  # each student against its own teacher
-        bases = {m: f"{m}_teacher" for m in methods}
-        methods = [name for m in methods for name in (f"{m}_teacher", m)]
-    table = summarise(rows, by_class, methods, intervals=("recall_at_1", "r_precision", "map_at_r"))
-    shown = [change(m, bases.get(m, m)) for m in methods]
-    spans = ["" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]" for _, low, high in shown]
-    said = [f"{mean:+.1f}{span}" for (mean, _, _), span in zip(shown, spans, strict=True)]
-    said = ["" if bases.get(m, m) == m else text for m, text in zip(methods, said, strict=True)]
+def lines_of(sweep):
+    """Return the lines of a sweep's table: how each is called, its rows, and those of its base."""
+    values, own = sweeps[sweep], sweep in own_teacher
+    first = name_of(sweep, next(iter(values)))
+    lines = []
+    for value in values:
+        name, teacher = name_of(sweep, value), name_of(sweep, value, is_teacher=own)
+        lines += [(f"{value}, teacher", teacher, teacher)] * own
+        lines.append((str(value), name, teacher if own else first))
+    return lines
+
+
+def table_of(sweep):
+    """Return the table of a sweep."""
+    called, names, bases = zip(*lines_of(sweep), strict=True)
+    table = summarise(
+        rows, by_class, list(names), intervals=("recall_at_1", "r_precision", "map_at_r")
+    )
+    said = []
+    for name, base in zip(names, bases, strict=True):
+        mean, low, high = change(name, base)
+        span = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
+        said.append("" if name == base else f"{mean:+.1f}{span}")
     table.insert(3, "MAP@R, change", said)
     if "metric_pseudo_ami" in rows:
-        ami = rows.groupby("method")["metric_pseudo_ami"].mean().reindex(methods)
+        ami = rows.groupby("method")["metric_pseudo_ami"].mean().reindex(names)
         table.insert(4, "AMI of the pool", [f"{x:.3f}" if pd.notna(x) else "" for x in ami])
-    return results.save_table(sweep, table)
+    return table.set_axis(pd.Index(called, name=sweep))
+
+
+def show(sweep):
+    """Save and return the table of a sweep, if it is in the profile."""
+    if sweep not in SWEEPS:
+        return f"Not in this profile: add {sweep} to SWEEPS."
+    return results.save_table(sweep, table_of(sweep))
 
 
 def published_part(part):
@@ -492,11 +553,9 @@ def published_part(part):
 
 changes = {}
 for sweep in SWEEPS:
-    base, *others = (f"{sweep}_{value}" for value in sweeps[sweep])
-    own = sweep in needs_teacher
-    for method in [base, *others] if own else others:
-        against = f"{method}_teacher" if own else base
-        changes[sweep, method.removeprefix(f"{sweep}_")] = change(method, against)
+    for called, name, base in lines_of(sweep):
+        if name != base:
+            changes[sweep, called] = change(name, base)
 changes = pd.DataFrame(changes, index=["mean", "low", "high"]).T
 if len(changes):
     results.save_figure("changes", differences(changes, "MAP@R, points, against the first"))
@@ -546,68 +605,25 @@ show("clusters")
 published_part("clusters")
 
 # %% [markdown]
-# ## The feature basis
+# ## What the paper leaves open
 #
-# Random vectors, or the mean embeddings of the labelled classes.
+# * *basis_start*: random vectors, or the mean embeddings of the labelled classes; *basis_vectors*: as multiples of the number of labelled classes, those beyond it never being right.
+# * *gradient*: as the equation stands (*damped*), the similarity distribution loss has a hundredth of its batch's own gradient. Its *momentum*, *margin* and *variance_weight* are therefore changed with the full one.
+# * *basis_weight*, *mined_weight*: the lambdas; *pair_margins*: distances below and above which the contrastive loss is content; *warm_up*: steps in which the basis alone learns.
+# * *student_start*: at its teacher's weights, or where the teacher started, which is half the training; *rounds*: each trains as long as the first, so more of them are more steps, too.
+# * *mining*: by similarity; only those pairs that clusters agree with; or all that clusters say.
 
 # %%
-show("basis_start")
-
-# %% [markdown]
-# ## More vectors than classes
-#
-# As multiples of the number of labelled classes; those beyond it are never right.
-
-# %%
-show("basis_vectors")
-
-# %% [markdown]
-# ## What the paper leaves open: the gradient through running means
-#
-# As the equation stands, the similarity distribution loss has a hundredth of its batch's own gradient.
-
-# %%
-show("gradient")
-
-# %% [markdown]
-# ## Momentum of the statistics
-#
-# 0.99 in the third party's; with the full gradient, which it leaves as strong.
-
-# %%
-show("momentum")
-
-# %% [markdown]
-# ## Margin of the distributions
-#
-# 0.5 in the third party's; with the full gradient, as the damped one hardly acts.
-
-# %%
-show("margin")
-
-# %% [markdown]
-# ## Where a student starts
-#
-# At its teacher's weights, or where the teacher started, which is half the training.
-
-# %%
-show("student_start")
-
-# %% [markdown]
-# ## Rounds
-#
-# Each trains as long as the first: more rounds are more steps, too.
-
-# %%
-show("rounds")
-
-# %% [markdown]
-# ## Which pairs of the pool count
-#
-# By similarity; only those that clusters agree with; or all that clusters say.
-
-# %%
-show("mining")
+OPEN = (
+    *("basis_start", "basis_vectors", "gradient", "momentum", "margin", "variance_weight"),
+    *("basis_weight", "mined_weight", "pair_margins", "warm_up", "student_start", "rounds"),
+    "mining",
+)
+shown = "Not in this profile: add to SWEEPS."
+if of_open := [sweep for sweep in OPEN if sweep in SWEEPS]:
+    shown = pd.concat({sweep: table_of(sweep) for sweep in of_open}, names=["choice", "value"])
+    shown = results.save_table("choices", shown)
+shown
 
 # %% [markdown]
 # ## How many labels does it take?

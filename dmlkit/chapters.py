@@ -19,6 +19,13 @@ from dmlkit.paths import PROJECT_ROOT
 
 BOOK = PROJECT_ROOT / "book"
 MAY_BE_EMPTY = ("SWEEPS", "ARMS", "REFERENCES")  # parameters: nothing more than METHODS is run
+# Parameters of which 0 is a value like any other, though their default is not 0: weights that leave
+# a term out, margins and a floor of cosines, and a chance, a memory or a warm-up that is none.
+MAY_BE_ZERO = {
+    *("WEIGHT_DECAY", "TASK_WEIGHT", "ORDER_WEIGHT", "FLOOR_WEIGHT", "ORDER_MARGIN", "FLOOR"),
+    *("MINED_WEIGHT", "BASIS_WEIGHT", "VARIANCE_WEIGHT", "DISTRIBUTION_MARGIN"),
+    *("TASK_CHANCE", "MOMENTUM", "WARM_UP_STEPS"),
+}
 
 
 def chapter_names() -> list[str]:
@@ -77,8 +84,8 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     """Return what to inject into ``chapter``: its profile's values, then ``overrides``.
 
     Raises:
-        ValueError: a name that the chapter has no parameter of, or a value of another type than
-            its default.
+        ValueError: a name that the chapter has no parameter of, a value of another type than its
+            default, a number below 0, or 0 where that is no value.
     """
     defaults = parameter_defaults(chapter)
     values: dict[str, Any] = {}
@@ -110,8 +117,10 @@ def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> di
                 f"{where}: {name}={value!r} should be of type {kind.__name__}, "
                 f"like its default {default!r}"
             )
-        if kind in (int, float) and (value < 0 or (value == 0 and default > 0)):
-            raise ValueError(f"{where}: {name}={value!r} should be positive, as its default is")
+        may_be_zero = default == 0 or name in MAY_BE_ZERO
+        if kind in (int, float) and (value < 0 or (value == 0 and not may_be_zero)):
+            least = "0 or more" if may_be_zero else "positive"
+            raise ValueError(f"{where}: {name}={value!r} should be {least}, e.g. {default!r}")
         if kind is list:
             value = _checked_list(name, value, default, where)
         checked[name] = value

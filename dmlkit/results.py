@@ -44,6 +44,7 @@ NOT_IN_RUN = {
         "ARMS",
         "ABLATED",
         "STARTS",
+        "JOINED",
         "CLUSTER_SHARES",
     ),
 }
@@ -246,13 +247,22 @@ class ChapterResults:
             data_fingerprint: digest of the data set's content.
             make: makes it: tensors, numbers and text, in dicts and lists.
             settings: whatever else determines it and is not a parameter of the chapter.
+
+        Raises:
+            ValueError: the file of one made before is damaged.
         """
         run = self.run(name, seed, data_fingerprint, **settings)
         path = self.folder / "stages" / f"{run.run_id}.pt"
         code = code_fingerprint(self.chapter, self.executed)
         # Without RESUME too it takes what it made itself, or the students of a teacher had many.
         if (self.parameters["RESUME"] or path in self._made) and path.exists():
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                stored = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises many kinds for half a file
+                # Not made again unasked: it took long, and other files may be damaged too.
+                raise ValueError(
+                    f"{path} cannot be read ({type(error).__name__}); delete it to make it again"
+                ) from error
             if stored["code"] == code:
                 return stored["made"]
         made = make()

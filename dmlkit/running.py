@@ -345,17 +345,30 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
 
 
 def _data_stamp(parameters: dict[str, Any]) -> str:
-    """Return what shows that the data set of a chapter may have changed; drawn data do not.
+    """Return what shows that the data of a chapter may have changed; drawn data do not.
+
+    These are its data set, and another one that is its pool.
 
     Raises:
         ValueError: there is no such data set, or it does not follow its published protocol.
-        FileNotFoundError: it is not there, or images of it are missing.
+        FileNotFoundError: one is not there, or images of it are missing.
     """
     name = parameters.get("DATASET", "aviary")
     if (PROJECT_ROOT / "dmlkit" / "datasets" / "drawings" / f"{name}.py").exists():
-        return ""
+        return ""  # nor can they have another data set as their pool
     # Importing torch takes seconds, which a run on drawn data can spare.
-    from dmlkit.datasets import list_images
+    from dmlkit.datasets import READERS, list_images
     from dmlkit.datasets.decoding import stamp
 
-    return stamp(list_images(name, parameters["DATA_DIR"]))
+    found = stamp(list_images(name, parameters["DATA_DIR"]))
+    pool = parameters.get("POOL", "none")
+    if pool not in READERS:  # none, or classes of the data set itself
+        return found
+    root = parameters["DATA_DIR" if parameters["POOL_ROOT"] in ("", "none") else "POOL_ROOT"]
+    try:
+        return found + stamp(list_images(pool, root))
+    except FileNotFoundError as error:
+        # Readers speak of DATA_DIR, but to change that would lose the data set itself.
+        raise FileNotFoundError(
+            f"POOL={pool}: {str(error).replace('DATA_DIR', 'POOL_ROOT')}"
+        ) from error

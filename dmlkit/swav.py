@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -276,6 +277,69 @@ def train_swav(
     for entry, counted in zip(fitted.history, usages, strict=True):
         entry |= diagnose(entry["loss"], counted)
     return fitted
+
+
+def pretrain(
+    trunk: Trunk,
+    images: ImageSet,
+    *,
+    crop_sizes: Sequence[int],
+    crop_counts: Sequence[int],
+    hidden_features: int,
+    embedding_dim: int,
+    num_prototypes: int,
+    epsilon: float,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train ``trunk`` by SwAV and return what can be kept of it by ``torch.save``.
+
+    As ``train_swav`` does, with a head that is thrown away, the shares of the official crops for
+    one size or two, and prototypes that are still for a pass over the images, but at most for a
+    tenth of the steps.
+
+    Args:
+        trunk: the trunk, on ``device``.
+        images: labelled and unlabelled images.
+        crop_sizes: side of the crops in pixels, at most two; all crops of the first get codes.
+        crop_counts: crops of each size and image.
+        hidden_features: see ``SwAVHead``.
+        embedding_dim: see ``SwAVHead``.
+        num_prototypes: see ``SwAVHead``.
+        epsilon: see ``sinkhorn``.
+        steps: see ``train_swav``.
+        batch_size: see ``train_swav``.
+        seed: of the head, the crops and the order of the images.
+        device: see ``train_swav``.
+        options: further ones of ``train_swav``.
+
+    Returns:
+        ``trunk``, its weights; ``history`` and ``seconds`` of the ``Fit``.
+
+    Raises:
+        ValueError: what ``train_swav`` refuses.
+    """
+    torch.manual_seed(derive_seed(seed, "head"))
+    head = SwAVHead(trunk.out_features, hidden_features, embedding_dim, num_prototypes)
+    shares = ((0.14, 1.0), (0.05, 0.14))[: len(crop_sizes)]
+    fitted = train_swav(
+        trunk,
+        head.to(device),
+        images,
+        steps=steps,
+        batch_size=batch_size,
+        frozen_prototype_steps=min(frozen_steps(len(images), batch_size), steps // 10),
+        crops=MultiCrop(crop_sizes, crop_counts, shares, seed=derive_seed(seed, "crops")),
+        loss_fn=SwAVLoss(num_assigned=crop_counts[0], epsilon=epsilon),
+        seed=seed,
+        device=device,
+        **options,
+    )
+    weights = {name: tensor.cpu() for name, tensor in trunk.state_dict().items()}
+    return {"trunk": weights, "history": fitted.history, "seconds": fitted.seconds}
 
 
 def cosine_factor(step: int, steps: int, final_factor: float) -> float:

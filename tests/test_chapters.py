@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dmlkit.chapters import (
+    MAY_BE_ZERO,
     chapter_names,
     chapter_parameters,
     parameter_defaults,
@@ -66,7 +67,7 @@ def test_a_chapters_own_profile_file_overrides_the_shared_one(copied_book):
         ({"RESUME": 1}, "RESUME=1 should be of type bool"),
         ({"STEPS": 1.5}, "STEPS=1.5"),
         ({"NUM_THREADS": 0}, "NUM_THREADS=0 should be positive"),
-        ({"CACHED_VIEWS": -1}, "CACHED_VIEWS=-1 should be positive"),
+        ({"CACHED_VIEWS": -1}, "CACHED_VIEWS=-1 should be 0 or more"),
         ({"SEEDS": []}, "SEEDS is an empty list; give at least one"),
         ({"SEEDS": ["a"]}, r"SEEDS=\['a'\] should be a list like"),
     ],
@@ -75,6 +76,33 @@ def test_a_chapters_own_profile_file_overrides_the_shared_one(copied_book):
 def test_unknown_names_and_wrong_types_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         chapter_parameters(CHAPTER, "mini", overrides)
+
+
+@pytest.mark.parametrize("name", sorted(MAY_BE_ZERO))
+def test_0_is_a_value_of_weights_and_the_like(name):
+    defaults = {chapter: parameter_defaults(chapter) for chapter in chapter_names()}
+    chapters = [chapter for chapter in defaults if defaults[chapter].get(name)]
+    assert chapters, f"{name} is 0 by default, or no parameter"
+    for chapter in chapters:
+        values = chapter_parameters(chapter, "mini", {name: 0})
+        assert values[name] == 0 and type(values[name]) is type(defaults[chapter][name])
+        with pytest.raises(ValueError, match=f"{name}=-1.* should be 0 or more, e.g. "):
+            chapter_parameters(chapter, "mini", {name: -1})
+
+
+@pytest.mark.parametrize(
+    ("chapter", "name"),
+    [
+        # Each would fail late, or leave nothing to learn.
+        *(("04_self_supervised_ranking", name) for name in ("VIEW_STRENGTH", "ORDER_SCALE")),
+        *(("04_self_supervised_ranking", name) for name in ("RANKED_IMAGES", "LEARNING_RATE")),
+        *(("05_slade", name) for name in ("ROUNDS", "NUM_CLUSTERS", "SWAV_STEPS", "SWAV_LR")),
+        *(("05_slade", name) for name in ("STEPS", "LOSS_LR", "NEGATIVE_MARGIN")),
+    ],
+)
+def test_0_is_refused_where_nothing_would_be_left(chapter, name):
+    with pytest.raises(ValueError, match=rf"{name}=0(\.0)? should be positive, e.g. "):
+        chapter_parameters(chapter, "mini", {name: 0})
 
 
 @pytest.mark.parametrize("written", ["1e-3", "0.001", "1"])

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from dmlkit import plots
 from dmlkit.datasets import ImageSet
@@ -120,6 +121,40 @@ def test_lines_are_the_columns_of_a_table():
     assert [line.get_ydata().tolist() for line in axis.lines] == [[1.0, 2.0], [3.0, 4.0]]
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("recall", "precision")
+
+
+def test_similarities_of_two_kinds_of_pair_have_a_band_of_one_deviation():
+    history = pd.DataFrame(
+        {
+            **{"mean_positive": [0.5, 0.8], "variance_positive": [0.04, 0.01]},
+            **{"mean_negative": [0.1, 0.0], "variance_negative": [0.09, 0.16]},
+        },
+        index=[20, 40],
+    )
+    runs = {"a_student": history, "another": history - 0.01}
+    before = {title: table.copy() for title, table in runs.items()}
+    first, second = plots.two_distributions(runs).axes
+
+    assert [axis.get_title() for axis in (first, second)] == ["a student", "another"]
+    assert [axis.get_xlabel() for axis in (first, second)] == ["step", "step"]
+    assert (first.get_ylabel(), second.get_ylabel()) == ("similarity", "")
+    assert first.get_ylim() == second.get_ylim()
+    legend = [text.get_text() for text in first.get_legend().get_texts()]
+    assert legend == ["positive pairs", "negative pairs"] and second.get_legend() is None
+    assert [line.get_xdata().tolist() for line in first.lines] == [[20, 40]] * 2
+    assert [line.get_ydata().tolist() for line in first.lines] == [[0.5, 0.8], [0.1, 0.0]]
+    assert second.lines[0].get_ydata().tolist() == pytest.approx([0.49, 0.79])
+    ends = [([0.3, 0.7], [0.7, 0.9]), ([-0.2, -0.4], [0.4, 0.4])]
+    for line, band, (low, high) in zip(first.lines, first.collections, ends, strict=True):
+        at, edge = band.get_paths()[0].vertices.T
+        assert edge[at == 20].min() == pytest.approx(low[0])
+        assert edge[at == 20].max() == pytest.approx(high[0])
+        assert edge[at == 40].min() == pytest.approx(low[1])
+        assert edge[at == 40].max() == pytest.approx(high[1])
+        assert to_rgb(band.get_facecolor()[0][:3]) == to_rgb(line.get_color())
+    assert to_rgb(first.lines[0].get_color()) != to_rgb(first.lines[1].get_color())
+    for title, table in runs.items():
+        pd.testing.assert_frame_equal(table, before[title])
 
 
 def test_differences_have_their_intervals_and_the_first_stands_on_top():

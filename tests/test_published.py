@@ -23,6 +23,12 @@ METHODS = {
     *("multi_similarity", "multi_similarity_all_pairs", "proxy_nca", "proxy_nca_plus_plus"),
     *("proxy_anchor", "norm_softmax", "cos_face", "arc_face", "fast_ap", "soft_triple"),
     *("frozen_trunk", "norm_softmax_binary", "margin_ranking"),
+    *(
+        f"{start}{loss}_{arm}"
+        for start in ("", "swav_")
+        for loss in ("contrastive", "multi_similarity")
+        for arm in ("teacher", "student")
+    ),
 }
 CERTAINTIES = {
     *("given", "official code", "paper text", "paper text, read off a plot", "third party"),

@@ -279,6 +279,106 @@ def test_a_search_by_other_code_is_made_anew(make, monkeypatch):
     assert len(made) == 2
 
 
+class Stage:
+    """Makes a stage and notes how often."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self):
+        self.count += 1
+        weights = torch.full((2, 3), float(self.count))
+        return {"chosen": {"layer.weight": weights}, "history": [{"step": 1, "loss": 0.5}]}
+
+
+@pytest.fixture
+def stage():
+    return Stage()
+
+
+def files_of(results):
+    return sorted(path.name for path in results.folder.glob("stages/*"))
+
+
+def test_a_stage_is_made_once_and_read_by_whoever_resumes(make, stage):
+    results = make()
+    made = results.stage("teacher", 0, "f", stage)
+    assert results.stage("teacher", 0, "f", stage)["history"] == made["history"]
+    (name,) = files_of(results)
+    assert name.startswith("teacher-seed0-") and name.endswith(".pt")
+    resumed = make().stage("teacher", 0, "f", lambda: pytest.fail("it was made again"))
+    assert torch.equal(resumed["chosen"]["layer.weight"], torch.ones(2, 3))
+    assert resumed["history"] == [{"step": 1, "loss": 0.5}]
+    assert stage.count == 1
+
+
+def test_a_stage_of_another_replicate_data_set_or_setting_is_another_stage(make, stage):
+    made = [
+        make().stage("teacher", 0, "f", stage),
+        make().stage("student", 0, "f", stage),
+        make().stage("teacher", 1, "f", stage),
+        make().stage("teacher", 0, "g", stage),
+        make().stage("teacher", 0, "f", stage, start="swav"),
+        make(LEARNING_RATE=0.5).stage("teacher", 0, "f", stage),
+    ]
+    found = [stages["chosen"]["layer.weight"][0, 0].item() for stages in made]
+    assert found == [1, 2, 3, 4, 5, 6]
+    assert len(files_of(make())) == 6
+    # What only says which runs to make is no setting of a stage.
+    assert make(SEEDS=[0], METHODS=["margin"]).stage("teacher", 0, "f", stage)
+    assert stage.count == 6
+
+
+def test_a_stage_by_other_code_is_made_anew_in_its_place(make, stage, monkeypatch):
+    results = make()
+    results.stage("teacher", 0, "f", stage)
+    monkeypatch.setattr(module, "code_fingerprint", lambda *of: "other")
+    for resumed in (results, make()):
+        found = resumed.stage("teacher", 0, "f", stage)
+        assert torch.equal(found["chosen"]["layer.weight"], torch.full((2, 3), 2.0))
+    assert stage.count == 2
+    assert len(files_of(results)) == 1
+
+
+def test_without_resume_a_stage_is_made_once_by_each_process(make, stage):
+    make().stage("teacher", 0, "f", stage)
+    results = make(RESUME=False)
+    for _ in range(2):  # for one student and for another
+        found = results.stage("teacher", 0, "f", stage)
+        assert torch.equal(found["chosen"]["layer.weight"], torch.full((2, 3), 2.0))
+    assert stage.count == 2
+    assert make().stage("teacher", 0, "f", stage)["chosen"]["layer.weight"][0, 0] == 2
+
+
+@pytest.mark.parametrize("where", ["making", "writing"])
+def test_a_stage_that_is_interrupted_leaves_no_file(make, stage, monkeypatch, where):
+    results = make()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if where == "writing":
+            patched.setattr(module.torch, "save", interrupt)
+        results.stage("teacher", 0, "f", interrupt if where == "making" else stage)
+    assert files_of(results) == []
+    results.stage("teacher", 0, "f", stage)
+    assert len(files_of(results)) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_stage_that_is_cut_short_is_named_and_kept_until_somebody_deletes_it(make, stage, share):
+    results = make()
+    results.stage("teacher", 0, "f", stage)
+    (path,) = results.folder.glob("stages/*.pt")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read \(\w+\); delete it to make"):
+        make().stage("teacher", 0, "f", stage)
+    make(RESUME=False).stage("teacher", 0, "f", stage)  # which asks for none made before
+    assert path.read_bytes()[:4] == content[:4] and stage.count == 2
+
+
 def test_pictures_keep_their_colours_and_plots_have_few(make):
     results = make()
     figure, axis = plt.subplots()

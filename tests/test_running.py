@@ -1,5 +1,6 @@
 """What the runner does when notebooks fail, and what it keeps of them. See also test_book."""
 
+import os
 import re
 from concurrent.futures import Future
 
@@ -128,6 +129,60 @@ def test_changed_weights_or_data_files_are_noticed(monkeypatch, parameters, tmp_
         assert running.is_up_to_date(CHAPTER, parameters)
         change()
         assert not running.is_up_to_date(CHAPTER, parameters)
+
+
+SLADE = "05_slade"
+
+
+@pytest.fixture
+def pooled(tmp_path, parameters):
+    """Return parameters of a data set and another one, elsewhere, that is its pool."""
+    make_tree("cub200_2010", tmp_path / "data")
+    make_tree("nabirds", tmp_path / "pool")
+    parameters |= {"DATASET": "cub200_2010", "DATA_DIR": str(tmp_path / "data")}
+    return parameters | {"POOL": "nabirds", "POOL_ROOT": str(tmp_path / "pool")}
+
+
+def test_a_changed_pool_of_another_data_set_is_noticed(monkeypatch, pooled, tmp_path):
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed())
+    running.execute(SLADE, pooled)
+    (tmp_path / SLADE / "runs.csv").write_text("")
+    assert running.is_up_to_date(SLADE, pooled)
+    os.utime(next((tmp_path / "pool" / "nabirds" / "images").rglob("*.jpg")), ns=(0, 0))
+    assert not running.is_up_to_date(SLADE, pooled)
+
+
+def test_a_pool_lies_in_data_dir_unless_it_has_a_folder_of_its_own(pooled, tmp_path):
+    apart = running._data_stamp(pooled)
+    (tmp_path / "pool" / "nabirds").rename(tmp_path / "data" / "nabirds")
+    for nowhere in ("none", ""):
+        beside = running._data_stamp(pooled | {"POOL_ROOT": nowhere})
+        assert len(beside) == len(apart)
+        assert beside != apart  # of which the folder is a part
+    with pytest.raises(FileNotFoundError):
+        running._data_stamp(pooled)
+
+
+@pytest.mark.parametrize("pool", ["none", "other_classes", "labelled_classes", "test_classes"])
+def test_a_pool_of_the_data_set_itself_adds_no_files(pooled, pool):
+    without = {name: value for name, value in pooled.items() if not name.startswith("POOL")}
+    assert running._data_stamp(pooled | {"POOL": pool}) == running._data_stamp(without)
+    assert running._data_stamp(pooled) != running._data_stamp(without)
+    assert running._data_stamp(pooled | {"DATASET": "aviary", "POOL": pool}) == ""
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("absent", r"^POOL=nabirds: there is no folder .*absent; set POOL_ROOT to the folder"),
+        ("data", r"^POOL=nabirds: .*data does not hold nabirds: .* run `dmlkit data nabirds`"),
+    ],
+)
+def test_a_missing_pool_is_refused_before_any_run(monkeypatch, pooled, tmp_path, root, message):
+    monkeypatch.setattr(running, "execute", lambda *_: pytest.fail("a notebook was run"))
+    pooled |= {"POOL_ROOT": str(tmp_path / root)}
+    with pytest.raises(FileNotFoundError, match=message):
+        running.run_book([SLADE], "smoke", pooled, workers=1)
 
 
 def test_rendering_after_filled_rows_never_trains_again(monkeypatch, tmp_path):
