@@ -73,7 +73,7 @@ MOMENTUM: float = 0.99  # beta, of the running means and variances
 MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
 WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
 SWAV_CHECKPOINT: str = "none"  # official SwAV file that SwAV starts from; none: WEIGHTS
-SWAV_STEPS: int = 160  # optimiser steps of SwAV
+SWAV_STEPS: int = 80  # optimiser steps of SwAV
 SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
 SWAV_PROTOTYPES: int = 100  # of SwAV
 SWAV_WIDTH: int = 128  # hidden units of its head
@@ -408,6 +408,11 @@ if "start" in SWEEPS and CACHED_VIEWS:
     raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave start out of SWEEPS")
 if POOL == "none":
     raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
+if NUM_CLUSTERS > len(splits.unlabelled):
+    raise ValueError(
+        f"NUM_CLUSTERS={NUM_CLUSTERS} are more than a pool of {len(splits.unlabelled)} images has; "
+        "use fewer"
+    )
 
 
 # %% [markdown]
@@ -453,6 +458,8 @@ def test_of(replicate, state):
 # ## All runs
 
 # %% tags=["runs"]
+for start in {point.start for point in trained.values()}:
+    new_trunk(start)  # a checkpoint that is missing or does not fit is refused now
 runs = {}
 for seed in SEEDS:
     splits, tested = altered(seed, Data()), {}

@@ -49,7 +49,8 @@ def published(chapter: str, dataset: str, part: str = "main") -> pd.DataFrame:
 def beside(rows: pd.DataFrame, chapter: str, dataset: str, part: str = "main") -> pd.DataFrame:
     """Return the same rows with ours: after those of each of our methods the mean of our runs.
 
-    Where we have no run of it the line says so. Published methods without a name of ours come last.
+    Of single models, and of joined ones (``_concatenated``) where there are any. Where we have no
+    run of it the line says so. Published methods without a name of ours come last.
 
     Args:
         rows: rows of our runs on ``dataset``, as ``ChapterResults.load`` returns them.
@@ -66,7 +67,9 @@ def beside(rows: pd.DataFrame, chapter: str, dataset: str, part: str = "main") -
     records = []
     for method, group in lines[lines["method"] != ""].groupby("method", sort=False):
         records += group.to_dict("records")
-        records.append(_our_line(method, rows[rows["method"] == method], _metrics(lines)))
+        joined = f"{method}_concatenated"
+        for name in (method, joined) if joined in set(rows["method"]) else (method,):
+            records.append(_our_line(name, rows[rows["method"] == name], _metrics(lines)))
     return _as_table(pd.DataFrame(records + lines[lines["method"] == ""].to_dict("records")))
 
 

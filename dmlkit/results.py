@@ -34,7 +34,7 @@ from dmlkit.training import Fit
 # Parameters that say which runs to make or where to put them, not what a run does.
 NOT_IN_RUN = {
     *("SEEDS", "PICTURED_SEED", "METHODS", "REFERENCES"),
-    *("RESUME", "RESULTS_DIR", "DATA_DIR", "DEVICE"),
+    *("RESUME", "RESULTS_DIR", "DATA_DIR", "POOL_ROOT", "DEVICE"),
     # Which points of a sweep are run, and what only cells after the runs read.
     *("SWEEPS", "TEMPERATURES", "DIMENSIONS", "IMAGES_PER_CLASS_TRIED", "CLASS_SHARES"),
     *(
@@ -107,6 +107,7 @@ class ChapterResults:
             settings: whatever else determines the run and is not a parameter of the chapter.
         """
         weights = self._digest_of(settings.get("WEIGHTS", self.parameters["WEIGHTS"]))
+        weights += self._digest_of(self.parameters.get("SWAV_CHECKPOINT", "none"))
         identity = [method, seed, fold, settings, data_fingerprint, weights, self.settings]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"

@@ -96,13 +96,15 @@ def run_book(
 
 def _check_inputs_exist(parameters: dict[str, Any]) -> None:
     """Raise before any kernel starts if the data or the weights are not there, or not whole."""
-    weights = parameters.get("WEIGHTS", "none")
     _data_stamp(parameters)
-    if weights not in ("none", "imagenet") and not resolve(weights).is_file():
-        raise FileNotFoundError(
-            f"there is no weights file {resolve(weights)}; set WEIGHTS to a path, or to imagenet "
-            "with INPUT_CONVENTION torchvision"
-        )
+    remedies = {
+        "WEIGHTS": "set WEIGHTS to a path, or to imagenet with INPUT_CONVENTION torchvision",
+        "SWAV_CHECKPOINT": "set SWAV_CHECKPOINT to an official SwAV file, or to none",
+    }
+    for name, remedy in remedies.items():
+        weights = parameters.get(name, "none")
+        if weights not in ("none", "imagenet") and not resolve(weights).is_file():
+            raise FileNotFoundError(f"there is no weights file {resolve(weights)}; {remedy}")
 
 
 def _run_plan(
@@ -337,9 +339,10 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
     sources = sorted((PROJECT_ROOT / "dmlkit").rglob("*.py"))
     for path in [*sources, chapter_source(chapter), BOOK / "claims.csv"]:
         digest.update(path.read_bytes())
-    weights = resolve(every.get("WEIGHTS", "none"))
-    if weights.is_file():
-        digest.update(f"{weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
+    for name in ("WEIGHTS", "SWAV_CHECKPOINT"):
+        weights = resolve(every.get(name, "none"))
+        if weights.is_file():
+            digest.update(f"{weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
     digest.update(_data_stamp(every).encode())
     return digest.hexdigest()[:16]
 

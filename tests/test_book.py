@@ -1,15 +1,23 @@
 """The chapters executed on the smoke profile, through the real runner and stock papermill."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
+from torchvision.models import resnet50
 
+from dmlkit.chapters import chapter_parameters, chapter_source, read_notebook, up_to_runs
 from dmlkit.results import read_scores
 from tests.official_trees import make_tree
 
@@ -18,6 +26,8 @@ CHAPTER = "02_baseline_losses"
 EVALUATION = "01_evaluation"
 NORM_SOFTMAX = "03_norm_softmax"
 RANKING = "04_self_supervised_ranking"
+SLADE = "05_slade"
+ABLATIONS = "06_slade_ablations"
 METHODS = [
     *("contrastive", "triplet_semihard", "margin"),
     *("multi_similarity", "proxy_anchor", "norm_softmax"),
@@ -94,7 +104,7 @@ def test_figures_are_drawn_and_stand_in_the_executed_notebook(smoke):
     assert not any(o.output_type == "error" for c in notebook.cells for o in c.get("outputs", []))
 
 
-@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER, NORM_SOFTMAX, RANKING])
+@pytest.mark.parametrize("chapter", [EVALUATION, CHAPTER, NORM_SOFTMAX, RANKING, SLADE, ABLATIONS])
 def test_the_executed_notebook_shows_no_warning_and_no_path_of_this_machine(smoke, chapter):
     path = smoke / chapter / "chapter.ipynb"
     assert str(ROOT) not in path.read_text()
@@ -384,6 +394,533 @@ def test_the_ranking_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path)
     table = (folder / RANKING / "tables" / "main.md").read_text()
     assert "| multi_similarity_ranking |" in table
     assert "**Not run: random images in the layout of the data set.**" in table
+
+
+def all_rows(folder):
+    """Return every row of a chapter, history included, by method and seed."""
+    found = [json.loads(path.read_text()) for path in (folder / "runs").glob("[!.]*.json")]
+    return {(row["method"], row["seed"]): row for row in found}
+
+
+def curve(row):
+    return tuple(entry["loss"] for entry in row["history"])
+
+
+def metrics_of(row):
+    return {name: value for name, value in row.items() if name.startswith("metric_")}
+
+
+SLADE_ARMS = ["teacher", "student", "longer", "labelled_pool", "clusters", "shuffled", "oracle"]
+# The controls are those of the first start.
+SINGLE = [f"contrastive_{arm}" for arm in SLADE_ARMS]
+SINGLE += ["swav_contrastive_teacher", "swav_contrastive_student"]
+JOINED = [f"{name}_concatenated" for name in SINGLE if name.endswith(("_teacher", "_student"))]
+
+
+def test_every_arm_of_slade_trains_in_its_own_way(smoke):
+    rows = all_rows(smoke / SLADE)
+    every = SINGLE + JOINED
+    assert set(rows) == {(m, s) for m in [*every, *REFERENCES, "swav_trunk"] for s in (0, 1)}
+    for seed in (0, 1):
+        assert len({curve(rows[method, seed]) for method in every}) == len(every)
+        for method in every:
+            row = rows[method, seed]
+            size = 8 if "_teacher" in method else 16  # with half a batch of the pool, or as many
+            assert (row["steps"], row["images_seen"]) == (12, 12 * size), method
+            assert row["params"]["START"] == ("swav" if method.startswith("swav") else "given")
+
+
+def test_pseudo_labels_are_true_at_the_ceiling_and_chance_where_they_are_shuffled(smoke):
+    rows = all_rows(smoke / SLADE)
+    names = ("clusters", "purity", "nmi", "ami")
+    by_chance = []
+    for seed in (0, 1):
+        told = {
+            arm: {name: rows[f"contrastive_{arm}", seed][f"metric_pseudo_{name}"] for name in names}
+            for arm in SLADE_ARMS
+            if arm not in ("teacher", "longer")
+        }
+        assert told["oracle"] == {"clusters": 8, "purity": 1, "nmi": 1, "ami": 1}
+        assert told["student"] == told["clusters"]  # of the same teacher
+        assert told["labelled_pool"] != told["clusters"]
+        assert told["shuffled"]["clusters"] == 6
+        assert told["shuffled"]["purity"] < told["clusters"]["purity"]
+        by_chance.append(told["shuffled"]["ami"])
+        for arm in ("teacher", "longer"):
+            assert "metric_pseudo_ami" not in rows[f"contrastive_{arm}", seed]
+    assert abs(np.mean(by_chance)) < 0.15
+    table = pd.read_csv(smoke / SLADE / "tables" / "pseudo_labels.csv", index_col="method")
+    assert list(table.index) == [name for name in SINGLE + JOINED if "_student" in name]
+    assert (table["k / classes"] == 6 / 8).all()
+    mean = np.mean([rows["swav_contrastive_student", seed]["metric_pseudo_ami"] for seed in (0, 1)])
+    assert table.loc["swav_contrastive_student", "AMI"] == pytest.approx(mean, abs=6e-4)
+
+
+def test_joined_models_have_a_quarter_of_the_dimensions_each_and_share_one_swav_trunk(smoke):
+    rows = all_rows(smoke / SLADE)
+    for method in SINGLE + JOINED:
+        (path,) = (smoke / SLADE / "embeddings").glob(f"{method}-seed0-*.npy")
+        embeddings = np.load(path).astype(np.float32)
+        assert embeddings.shape == (rows[method, 0]["num_queries"], 16)
+        if method in JOINED:  # four vectors of one length side by side
+            parts = np.linalg.norm(embeddings.reshape(-1, 4, 16 // 4), axis=2)
+            assert parts == pytest.approx(0.5, abs=1e-3)
+    stages = [path.name.rpartition("-seed")[0] for path in (smoke / SLADE / "stages").glob("*.pt")]
+    of_folds = [name for name in stages if "_fold" in name]
+    assert stages.count("swav") == 2 and len(set(of_folds)) == 2 * 2 * 4
+    assert all(stages.count(name) == 2 for name in set(stages))  # one per replicate
+
+
+def test_the_slade_chapter_shows_changes_swav_and_what_was_published(smoke):
+    tables, rows = smoke / SLADE / "tables", all_rows(smoke / SLADE)
+
+    def mean(method, metric="map_at_r"):
+        return np.mean([rows[method, seed][f"metric_{metric}"] for seed in (0, 1)])
+
+    changes = pd.read_csv(tables / "changes.csv", index_col=["teacher", "arm", "metric"])
+    assert len(changes) == (6 + 1 + 2) * 3
+    for (teacher, arm, metric), found in changes.iterrows():
+        name = {"MAP@R": "map_at_r", "RP": "r_precision", "R@1": "recall_at_1"}[metric]
+        gain = mean(teacher.replace("teacher", arm), name) - mean(teacher, name)
+        assert found["mean"] == pytest.approx(100 * gain, abs=0.006)
+        assert found["low"] <= found["mean"] <= found["high"]
+    assert mean("swav_trunk") != mean("frozen_trunk")
+    swav = pd.read_csv(tables / "swav.csv", index_col="step")
+    assert swav["relative_loss"].to_numpy() == pytest.approx(swav["loss"] / math.log(8), abs=1e-3)
+    assert swav["prototypes_used"].between(1 / 8, 1).all()
+    assert swav["usage_entropy"].between(0, 1).all() and (swav["relative_loss"] > 0).all()
+    published = pd.read_csv(tables / "published.csv", index_col="method")
+    lines = published.index.tolist()
+    ours = {"contrastive": (1, 2), "multi_similarity": (3, 4)}
+    for loss, numbers in ours.items():
+        for start, number in zip(("", "swav_"), numbers, strict=True):
+            teacher = f"{'MS' if loss == 'multi_similarity' else 'Contrastive'} T{number}"
+            for theirs, arm in ((teacher, "teacher"), (f"SLADE S{number}", "student")):
+                method = f"{start}{loss}_{arm}"
+                place = lines.index(theirs)
+                assert lines[place + 1] == method
+                if loss == "contrastive":
+                    assert lines[place + 2] == f"{method}_concatenated"
+                    for name in lines[place + 1 : place + 3]:
+                        shown = float(published.loc[name, "MAP@R"])
+                        assert shown == pytest.approx(100 * mean(name), abs=0.051)
+
+
+# What agrees in the ablations, and why; all other points train in their own way.
+SAME = [
+    {"components_basis", "mining_cluster"},  # one point of two sweeps
+    # A share of 0.75 of 8 classes is 6, NUM_CLUSTERS; and no class of this profile's pool has more
+    # images than the median one, so there is nothing to balance.
+    {"student", "clusters_0.75", "pool_balance_unbalanced", "pool_balance_nearly_balanced"},
+    # Whose sweeps begin with the full gradient.
+    {
+        *("gradient_full", "similarity_loss_distribution_full", "momentum_0.99", "margin_0.5"),
+        "variance_weight_1.0",
+    },
+]
+
+
+def test_every_point_of_the_slade_ablations_trains_in_its_own_way(smoke):
+    rows = {method: row for (method, _), row in all_rows(smoke / ABLATIONS).items()}
+    trained = {method: row for method, row in rows.items() if row["history"]}
+    assert set(rows) - set(trained) == set(REFERENCES)
+    alike = {}
+    for method, row in trained.items():
+        alike.setdefault(str([*curve(row), *metrics_of(row).values()]), set()).add(method)
+    assert all(same in alike.values() for same in SAME)
+    assert sorted(map(len, alike.values())) == [1] * (len(alike) - 3) + [2, 4, 5]
+    # While the means are less than the margin apart, the margin is a constant: it adds
+    # basis_weight = 0.25 of itself to the loss, and nothing to the gradient.
+    half, others = trained["margin_0.5"], {0.25: -0.25, 1.0: 0.5}
+    for margin, more in others.items():
+        row = trained[f"margin_{margin}"]
+        assert row["history"][0]["loss"] - half["history"][0]["loss"] == pytest.approx(
+            0.25 * more, abs=2e-5
+        )
+        assert metrics_of(row) == metrics_of(half)
+    for share in (0.75, 1.0):
+        assert rows[f"clusters_{share}"]["metric_pseudo_clusters"] == round(share * 8)
+    for rounds in (2, 3):
+        row = rows[f"rounds_{rounds}"]
+        assert (row["steps"], row["images_seen"]) == (12 * rounds, 12 * rounds * 16)
+
+
+def test_every_sweep_of_the_slade_ablations_is_shown_and_what_changes_nothing_has_no_row(smoke):
+    folder, rows = smoke / ABLATIONS, all_rows(smoke / ABLATIONS)
+    profile = yaml.safe_load((ROOT / "book/profiles/smoke" / f"{ABLATIONS}.yaml").read_text())
+    choices = pd.read_csv(folder / "tables" / "choices.csv", dtype=str)
+    shown = {
+        sweep: choices[choices["choice"] == sweep].set_index("value")
+        for sweep in choices["choice"].unique()
+    }
+    for path in (folder / "tables").glob("*.csv"):
+        if path.stem in profile["SWEEPS"]:
+            shown[path.stem] = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=0)
+    assert set(shown) == set(profile["SWEEPS"])
+    methods, found = {method for method, _ in rows}, {"teacher", "student", *REFERENCES}
+    for sweep, table in shown.items():
+        assert len(table) >= 2
+        for value, line in table.iterrows():
+            value = str(value)
+            is_teacher = value.endswith("teacher") and value != "teacher" or value == "teacher"
+            if sweep == "student_start":
+                is_teacher = False
+            own = f"{sweep}_{value.removesuffix(', teacher')}{'_teacher' * (', ' in value)}"
+            method = own if own in methods else "teacher" if is_teacher else "student"
+            expected = 100 * rows[method, 0]["metric_map_at_r"]
+            assert line["MAP@R"].split(" [")[0] == f"{expected:.1f}", (sweep, value)
+            found.add(method)
+    assert found == methods  # every row is a line of a table
+    served = (
+        "start_given",
+        "components_teacher",
+        "components_basis_and_mining",
+        "mining_similarity",
+    )
+    served += ("similarity_loss_distribution", "basis_start_random", "gradient_damped", "rounds_1")
+    served += ("labels_1.0", "label_noise_0.0_teacher", "pool_size_1.0", "warm_up_2")
+    assert not methods & set(served)
+
+
+def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke):
+    rows = {method: row for (method, _), row in all_rows(smoke / ABLATIONS).items()}
+    teachers = [m for m in rows if m.endswith("_teacher")]
+    of_labels = [f"labels_{share}_teacher" for share in (0.25, 0.5)]
+    of_labels += [f"label_noise_{share}_teacher" for share in (0.1, 0.3)]
+    margins = ("0.0 and 0.5", "0.3 and 0.8")
+    assert set(teachers) == {*of_labels, *(f"pair_margins_{pair}_teacher" for pair in margins)}
+    curves = {curve(rows[method]) for method in [*teachers, "teacher"]}
+    assert len(curves) == len(teachers) + 1
+    # And one more where the start differs; pools have the teacher of all.
+    stages = [path.name for path in (smoke / ABLATIONS / "stages").glob("[!.]*.pt")]
+    assert sum(name.startswith("teacher-") for name in stages) == len(teachers) + 2
+    table = pd.read_csv(
+        smoke / ABLATIONS / "tables" / "labels.csv", index_col="labels", keep_default_na=False
+    )
+    gain = [rows[f"labels_0.25{which}"]["metric_map_at_r"] for which in ("", "_teacher")]
+    assert float(table.loc["0.25", "MAP@R, change"]) == pytest.approx(
+        100 * (gain[0] - gain[1]), abs=0.051
+    )
+    assert table.loc["0.25, teacher", "MAP@R, change"] == ""
+
+
+def execute_cells(chapter, folder, *, profile="smoke", runs=True, **changes):
+    """Execute the cells of a chapter up to its runs, in this process, and return their names.
+
+    Args:
+        chapter: name of the chapter.
+        folder: where results go.
+        profile: name of the profile.
+        runs: execute the cell that trains, too.
+        changes: parameters.
+    """
+    changes["RESULTS_DIR"] = str(folder)
+    parameters = chapter_parameters(chapter, profile, changes)
+    names = {"__name__": chapter}
+    threads = torch.get_num_threads()
+    try:
+        with matplotlib.rc_context():
+            for cell in up_to_runs(read_notebook(chapter_source(chapter))).cells:
+                tags = cell.metadata.get("tags", [])
+                if cell.cell_type == "code" and (runs or "runs" not in tags):
+                    exec(cell.source, names)
+                    if "parameters" in tags:
+                        names |= parameters
+    finally:
+        torch.set_num_threads(threads)
+    return names
+
+
+def test_each_arm_of_slade_changes_one_thing(tmp_path):
+    names = execute_cells(SLADE, tmp_path, runs=False, ROUNDS=2, STUDENT_START="start")
+    truth, clusters = torch.arange(40) % 5, torch.arange(40) // 10
+    splits = SimpleNamespace(train="labelled", unlabelled=SimpleNamespace(labels=truth))
+    asked = []
+
+    def record(*given, **options):
+        asked.append((*given, options))
+
+    replicate = SimpleNamespace(splits=splits, seed=3, teach=record, learn=record)
+    teacher = {"chosen": {"weight": 1}}
+    for arm in SLADE_ARMS[1:]:
+        names["learn"](names["Method"]("given", "contrastive", arm), replicate, teacher)
+    longer = asked.pop(1)
+    assert longer[-1]["state"] is teacher["chosen"]
+    assert (longer[1].steps, longer[1].batch_size) == (2 * 12, 2 * 8)
+    given = dict(zip(["student", *SLADE_ARMS[3:]], asked, strict=True))
+    for arm, (of, _, settings, options) in given.items():
+        by_clusters = arm in ("clusters", "shuffled", "oracle")
+        assert settings.mining == ("cluster" if by_clusters else "similarity")
+        assert (settings.steps, settings.batch_size, settings.rounds) == (12, 8, 2)
+        assert of is teacher and options["from_start"]
+        pool = splits.train if arm == "labelled_pool" else splits.unlabelled
+        assert options["pool"] is pool
+    relabelled = {arm: asked[-1]["relabel"](clusters) for arm, asked in given.items()}
+    assert torch.equal(relabelled.pop("oracle"), truth)
+    shuffled = relabelled.pop("shuffled")
+    assert torch.equal(shuffled.bincount(), clusters.bincount())
+    assert (shuffled == clusters).float().mean() < 0.6  # a quarter would be chance
+    assert all(torch.equal(labels, clusters) for labels in relabelled.values())
+
+
+@pytest.mark.parametrize("hand_over", [False, True])
+def test_a_student_is_handed_over_to_the_next_fold_only_if_asked(tmp_path, hand_over):
+    names = execute_cells(SLADE, tmp_path, runs=False, HAND_OVER=hand_over)
+    teachers = []
+
+    class Fold(SimpleNamespace):
+        def teach(self, *_, **__):
+            return {"chosen": f"teacher {self.number}", "last": "unused"}
+
+    def learn(method, replicate, teacher):
+        teachers.append(teacher["chosen"])
+        return {"chosen": "unused", "last": f"student {replicate.number}"}
+
+    names["started"] = lambda start, seed, fold=None: Fold(number=fold)
+    names["load_splits"] = lambda seed, fold=None: SimpleNamespace(fingerprint="0a")
+    names["learn"] = learn
+    student = names["Method"]("given", "contrastive", "student", is_joined=True)
+    for fold in range(4):
+        names["made_by"](student, 0, fold)
+    handed = [f"student {n}" if hand_over else f"teacher {n + 1}" for n in range(3)]
+    assert teachers == ["teacher 0", *handed]
+
+
+def test_the_ablations_change_labels_and_pools_as_they_say(tmp_path):
+    names = execute_cells(ABLATIONS, tmp_path, runs=False, MAX_IMAGES_PER_CLASS=0)
+    data, altered = names["Data"], names["altered"]
+
+    def images(part):
+        return set(part.index.tolist())
+
+    given = altered(0, data())
+    assert set(given.train.labels.bincount().tolist()) == {24}
+    quarter, half = (altered(0, data(label_share=share)) for share in (0.25, 0.5))
+    for share, fewer in ((0.25, quarter), (0.5, half)):
+        assert fewer.train.labels.bincount().tolist() == [24 * share] * given.train.num_classes
+        assert images(fewer.unlabelled) == images(given.unlabelled)
+    assert images(quarter.train) < images(half.train) < images(given.train)
+
+    wrong = [altered(0, data(label_noise=n)).train.labels != given.train.labels for n in (0.1, 0.3)]
+    for noise, found in zip((0.1, 0.3), wrong, strict=True):
+        assert found.float().mean().item() == pytest.approx(noise, abs=0.07)
+    assert (wrong[0] <= wrong[1]).all()
+
+    small, middle = (altered(0, data(pool_share=share)).unlabelled for share in (0.25, 0.5))
+    assert images(small) < images(middle) < images(given.unlabelled)
+    for share, pool in ((0.25, small), (0.5, middle)):
+        assert len(pool) == pytest.approx(share * len(given.unlabelled), abs=20)
+        assert pool.num_classes == given.unlabelled.num_classes
+
+    counts = given.unlabelled.labels.bincount()
+    assert counts.max() > 3 * counts.median()  # or there were nothing to balance
+    by_class, at_random = (
+        altered(0, data(capped=how)).unlabelled.labels.bincount() for how in ("classes", "images")
+    )
+    assert torch.equal(by_class, counts.clamp(max=int(counts.median())))
+    assert at_random.sum() == by_class.sum() and at_random.max() > by_class.max()
+
+    pools = {pool: altered(0, data(pool=pool)) for pool in ("labelled_classes", "test_classes")}
+    named = {pool: set(splits.unlabelled.class_names) for pool, splits in pools.items()}
+    assert named["labelled_classes"] == set(given.train.class_names)
+    assert named["test_classes"] <= set(given.test.class_names)
+    for splits in pools.values():
+        assert torch.equal(splits.train.labels, given.train.labels)
+        assert images(splits.train) == images(given.train)
+
+
+# Parameters of a careless user, and what is said to it.
+CARELESS = [
+    (SLADE, {"POOL": "none"}, "POOL=none leaves nothing to learn from; choose a pool"),
+    (SLADE, {"CACHED_VIEWS": 2}, "SwAV trains the trunk, which CACHED_VIEWS freezes; leave swav"),
+    (SLADE, {"ARMS": ["magic"]}, "ARMS: there is no magic; choose from longer, labelled_pool"),
+    (SLADE, {"METHODS": ["triplet"]}, "METHODS: there is no triplet; choose from contrastive, "),
+    (SLADE, {"NUM_CLUSTERS": 99}, "NUM_CLUSTERS=99 .* of 38 images has; use"),
+    (SLADE, {"NUM_CLUSTERS": 3}, "BATCH_SIZE=8: batches of 8 classes .* from 3 clusters"),
+    (SLADE, {"EMBEDDING_DIM": 18}, "EMBEDDING_DIM=18 / 4 dimensions .* use a multiple of 4"),
+    (
+        SLADE,
+        {"STARTS": ["swav_checkpoint"]},
+        "STARTS has swav_checkpoint; set SWAV_CHECKPOINT to the file it starts from",
+    ),
+    (
+        SLADE,
+        {"STARTS": ["swav_checkpoint"], "SWAV_CHECKPOINT": "nowhere.pth.tar"},
+        "there is no SwAV checkpoint .*nowhere.pth.tar; get",
+    ),
+    (SLADE, {"BATCH_SIZE": 24}, "BATCH_SIZE=24: batches of 24 classes"),
+    (ABLATIONS, {"POOL": "none"}, "POOL=none leaves nothing to learn from; choose a pool"),
+    (ABLATIONS, {"CACHED_VIEWS": 2}, "SwAV trains the trunk.*leave start out of SWEEPS"),
+    (ABLATIONS, {"SWEEPS": ["magic"]}, "SWEEPS: there is no magic; choose from start, components"),
+    (ABLATIONS, {"LOSS": "triplet"}, "LOSS: there is no triplet; choose from contrastive, "),
+    (ABLATIONS, {"LOSS": "multi_similarity"}, "LOSS=multi_similarity has no pair_margins; leave"),
+    (
+        ABLATIONS,
+        {"SWAV_CHECKPOINT": "nowhere.pth.tar"},
+        "there is no SwAV checkpoint .*nowhere.pth.tar; get",
+    ),
+    (ABLATIONS, {"NUM_CLUSTERS": 99}, "NUM_CLUSTERS=99 .* of 38 images has; use"),
+]
+
+
+@pytest.mark.parametrize(("chapter", "changes", "message"), CARELESS, ids=str)
+def test_what_slade_cannot_do_is_said_before_anything_is_trained(
+    tmp_path, chapter, changes, message
+):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
+        execute_cells(chapter, tmp_path, **changes)
+    assert "\n" not in str(refused.value)
+    assert not any((tmp_path / chapter / made).exists() for made in ("runs", "stages"))
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+
+import torch
+import dmlkit.evaluation, dmlkit.plots, dmlkit.slade, dmlkit.swav
+from tests.test_book import SLADE, execute_cells
+
+folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_half(stored, path):
+    path.write_bytes(b"half a file")
+    die()
+
+
+# What dies: SwAV, the teacher at its first validation, the student as it clusters, and its file.
+deaths = [
+    (dmlkit.swav, "count_usage", die), (dmlkit.evaluation, "evaluate", die),
+    (dmlkit.slade, "cluster", die), (torch, "save", write_half),
+]
+seen = []
+for module, name, death in deaths:
+    child = os.fork()
+    if not child:
+        setattr(module, name, death)
+        execute_cells(SLADE, folder / "killed", **changes)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    files = (folder / "killed").glob("*/[rs][ut]*/[!.]*")
+    seen.append([status == signal.SIGKILL, {str(p): p.stat().st_mtime_ns for p in files}])
+execute_cells(SLADE, folder / "whole", **changes)
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_a_slade_chapter_killed_at_any_stage_goes_on_behind_the_last(run_dmlkit, tmp_path):
+    changes = {"SEEDS": [0], "STARTS": ["swav"], "ARMS": [], "REFERENCES": [], "JOINED": False}
+    command = [sys.executable, "-c", KILLED, tmp_path, json.dumps(changes)]
+    killed = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == 0, killed.stderr
+    seen = json.loads(killed.stdout.splitlines()[-1])
+    stages = ["swav", "swav_contrastive_teacher", "swav_contrastive_student"]
+    for (was_killed, files), number in zip(seen, (0, 1, 2, 2), strict=True):
+        assert was_killed
+        found = [Path(file).name.rpartition("-seed")[0] for file in files if "/stages/" in file]
+        assert sorted(found) == sorted(stages[:number])
+    arguments = [
+        word for name, value in changes.items() for word in ("-p", name, json.dumps(value))
+    ]
+    arguments = ["--profile", "smoke", "--results-dir", tmp_path / "killed", *arguments]
+    finished = run_dmlkit("run", SLADE, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    for _, files in seen:  # each was written once
+        assert files == {file: Path(file).stat().st_mtime_ns for file in files}
+    resumed, whole = (all_rows(tmp_path / name / SLADE) for name in ("killed", "whole"))
+    assert len(whole) == 3 and resumed.keys() == whole.keys()
+    for key, row in whole.items():
+        assert metrics_of(resumed[key]) == metrics_of(row)
+        assert resumed[key]["history"] == row["history"]
+
+
+def fake_swav_checkpoint(path):
+    """Write random weights as SwAV's official file holds them."""
+    torch.manual_seed(5)
+    weights = {n: w for n, w in resnet50().state_dict().items() if not n.startswith("fc.")}
+    weights |= {"projection_head.0.weight": torch.ones(2, 2), "prototypes.weight": torch.ones(2, 2)}
+    torch.save({f"module.{name}": weight for name, weight in weights.items()}, path)
+    return path
+
+
+@pytest.mark.slow
+def test_the_slade_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path):
+    make_tree("cub200_2011", tmp_path / "data", num_classes=16)  # two of them in a fold
+    make_tree("nabirds", tmp_path / "data", num_classes=6, images_per_class=6)
+    changes = {
+        **{"DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "SEEDS": "[0]"},
+        **{"SWAV_CHECKPOINT": fake_swav_checkpoint(tmp_path / "swav.pth.tar")},
+        **{"STARTS": "[swav_checkpoint]", "METHODS": "[multi_similarity]", "ARMS": "[clusters]"},
+        **{"STEPS": 2, "BATCH_SIZE": 8, "NUM_CLUSTERS": 5, "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
+        **{
+            "IMAGE_SIZE": 64,
+            "CACHE_SIZE": 64,
+            "REFERENCES": "[frozen_trunk]",
+            "RECALL_AT": "[1,2]",
+        },
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    finished = run_dmlkit("run", SLADE, "--profile", "paper", "--results-dir", folder, *arguments)
+    shutil.rmtree(folder / SLADE / "stages", ignore_errors=True)  # two gigabytes
+    assert finished.returncode == 0, finished.stderr
+    rows = all_rows(folder / SLADE)
+    of_arms = [f"swav_checkpoint_multi_similarity_{arm}" for arm in ("teacher", "student")]
+    joined = [f"{name}_concatenated" for name in of_arms]
+    of_arms.append("swav_checkpoint_multi_similarity_clusters")
+    assert {name for name, _ in rows} == {
+        *("frozen_trunk", "swav_checkpoint_trunk", *of_arms, *joined)
+    }
+    frozen, swav = (
+        np.load(*(folder / SLADE / "embeddings").glob(f"{name}_trunk-*.npy"))
+        for name in ("frozen", "swav_checkpoint")
+    )
+    assert frozen.shape == swav.shape == (32, 2048) and (frozen != swav).any()
+    assert rows[joined[1], 0]["metric_pseudo_clusters"] == 5
+    table = (folder / SLADE / "tables" / "main.md").read_text()
+    assert "**Not run: random images in the layout of the data set.**" in table
+    assert "No claim is judged" in (folder / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
+    make_tree("in_shop", tmp_path / "data", num_classes=12, images_per_class=5)  # with a gallery
+    make_tree("fashion200k", tmp_path / "data", num_classes=10)
+    changes = {
+        **{"DATASET": "in_shop", "POOL": "fashion200k", "PROTOCOL": "official", "SEEDS": "[0]"},
+        **{"DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "TRUNK": "small_convnet"},
+        **{"SWAV_CHECKPOINT": "none", "SWEEPS": "[components, clusters]", "SELECTION": "last"},
+        **{"STEPS": 2, "BATCH_SIZE": 8, "IMAGES_PER_CLASS": 2, "NUM_CLUSTERS": 5},
+        **{"CLUSTER_SHARES": "[0.5, 0.75]", "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
+        **{
+            "IMAGE_SIZE": 64,
+            "CACHE_SIZE": 64,
+            "REFERENCES": "[frozen_trunk]",
+            "RECALL_AT": "[1,2]",
+        },
+    }
+    arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
+    folder = tmp_path / "results"
+    arguments = ["--profile", "paper", "--results-dir", folder, *arguments]
+    finished = run_dmlkit("run", ABLATIONS, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    rows = all_rows(folder / ABLATIONS)
+    points = ("components_pseudo_labels", "components_basis", "clusters_0.5", "clusters_0.75")
+    assert {name for name, _ in rows} == {"frozen_trunk", "teacher", "student", *points}
+    pool = rows["student", 0]["params"]["POOL"]
+    assert pool == "fashion200k"
+    for share in (0.5, 0.75):  # of ten classes
+        assert rows[f"clusters_{share}", 0]["metric_pseudo_clusters"] == round(share * 10)
+    for name in ("components", "clusters"):
+        table = (folder / ABLATIONS / "tables" / f"{name}.md").read_text()
+        assert "**Not run: random images in the layout of the data set.**" in table
+    assert "No claim is judged" in (folder / "index.html").read_text()
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from dmlkit.chapters import (
-    MAY_BE_ZERO,
     chapter_names,
     chapter_parameters,
     parameter_defaults,
@@ -78,16 +77,24 @@ def test_unknown_names_and_wrong_types_are_refused(overrides, message):
         chapter_parameters(CHAPTER, "mini", overrides)
 
 
-@pytest.mark.parametrize("name", sorted(MAY_BE_ZERO))
-def test_0_is_a_value_of_weights_and_the_like(name):
-    defaults = {chapter: parameter_defaults(chapter) for chapter in chapter_names()}
-    chapters = [chapter for chapter in defaults if defaults[chapter].get(name)]
-    assert chapters, f"{name} is 0 by default, or no parameter"
-    for chapter in chapters:
-        values = chapter_parameters(chapter, "mini", {name: 0})
-        assert values[name] == 0 and type(values[name]) is type(defaults[chapter][name])
-        with pytest.raises(ValueError, match=f"{name}=-1.* should be 0 or more, e.g. "):
-            chapter_parameters(chapter, "mini", {name: -1})
+@pytest.mark.parametrize(
+    ("chapter", "name"),
+    [
+        *(("04_self_supervised_ranking", name) for name in ("WEIGHT_DECAY", "TASK_WEIGHT")),
+        *(("04_self_supervised_ranking", name) for name in ("ORDER_WEIGHT", "FLOOR_WEIGHT")),
+        *(("04_self_supervised_ranking", name) for name in ("ORDER_MARGIN", "FLOOR")),
+        ("04_self_supervised_ranking", "TASK_CHANCE"),
+        *(("05_slade", name) for name in ("MINED_WEIGHT", "BASIS_WEIGHT", "VARIANCE_WEIGHT")),
+        *(("05_slade", name) for name in ("DISTRIBUTION_MARGIN", "MOMENTUM", "WARM_UP_STEPS")),
+        ("06_slade_ablations", "WARM_UP_STEPS"),
+    ],
+)
+def test_0_is_a_value_of_weights_and_the_like(chapter, name):
+    default = parameter_defaults(chapter)[name]
+    values = chapter_parameters(chapter, "mini", {name: 0})
+    assert default > values[name] == 0 and type(values[name]) is type(default)
+    with pytest.raises(ValueError, match=f"{name}=-1.* should be 0 or more, e.g. {default}"):
+        chapter_parameters(chapter, "mini", {name: -1})
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,15 @@ def test_our_mean_follows_the_published_rows_of_its_method():
     assert "pca" not in table.index  # nobody has published it
 
 
+def test_joined_models_have_a_line_of_their_own_after_single_ones():
+    rows = our_rows("aviary")
+    joined = rows[:1].assign(method="contrastive_concatenated", metric_recall_at_1=0.75)
+    table = beside(pd.concat([rows, joined]), BASELINES, "aviary")
+    place = table.index.get_loc("contrastive_concatenated")
+    assert table.index[place - 1] == "contrastive"
+    assert table["R@1"].iloc[place - 1 : place + 1].tolist() == ["55.0", "75.0"]
+
+
 def test_a_published_method_that_we_have_not_run_says_so():
     table = beside(our_rows("cub200_2011"), BASELINES, "cub200_2011")
     never = table[table["source"] == "no run of it here"]
