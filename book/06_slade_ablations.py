@@ -48,6 +48,7 @@ CACHE_SIZE: int = 48  # side at which images are kept; test images are centre-cr
 SHORT_SIDE: int = 0  # above 0: crop from photographs resized to this shorter side; 0: from squares
 CROP_SCALE: list = [0.5, 1.0]  # area of a random training crop, as a share of the image
 EMBEDDING_DIM: int = 64  # size of an embedding, D
+START: str = "given"  # where trunks start: as WEIGHTS says (given), at SWAV_CHECKPOINT (swav_checkpoint), or from there by SwAV on all images (swav)  # fmt: skip
 LOSS: str = "contrastive"  # ranking loss of teacher and student: contrastive or multi_similarity
 SWEEPS: list = ["components", "similarity_loss"]  # these, start, clusters, basis_start, basis_vectors, gradient, momentum, margin, variance_weight, basis_weight, mined_weight, pair_margins, warm_up, student_start, rounds, mining, labels, label_noise, pool_size, pool_balance, pool_classes  # fmt: skip
 CLUSTER_SHARES: list = [0.25, 0.5, 0.75, 1.0, 1.25]  # numbers of clusters, in classes of the pool
@@ -59,7 +60,7 @@ IMAGES_PER_CLASS: int = 4  # images of each class, or cluster, in a batch
 LEARNING_RATE: float = 0.001  # for trunk and head
 LOSS_LR: float = 0.01  # for the feature basis
 WEIGHT_DECAY: float = 0.0  # L2, for all parameters
-NUM_CLUSTERS: int = 50  # of the pool, k
+NUM_CLUSTERS: int = 29  # of the pool, k; 0.72 of its classes, as in the paper
 ROUNDS: int = 1  # times that the student becomes the next teacher
 STUDENT_START: str = "teacher"  # weights a student starts from: teacher, or those its teacher started from (start)  # fmt: skip
 POSITIVE_MARGIN: float = 0.0  # of contrastive: distance below which a positive pair costs nothing
@@ -69,13 +70,13 @@ MINED_WEIGHT: float = 1.0  # lambda_1, of the ranking loss of the pool
 BASIS_WEIGHT: float = 0.25  # lambda_2, of what is learned about the basis
 DISTRIBUTION_MARGIN: float = 0.5  # m, by how much more similar pairs within clusters should be
 VARIANCE_WEIGHT: float = 1.0  # lambda_v, of the variances of similarities
-MOMENTUM: float = 0.99  # beta, of the running means and variances
+MOMENTUM: float = 0.9  # beta, of the running means and variances
 MOMENTUM_GRADIENT: str = "damped"  # through the running means as they stand (damped), or full
 WARM_UP_STEPS: int = 20  # steps before, in which the basis alone learns
 SWAV_CHECKPOINT: str = "none"  # official SwAV file that SwAV starts from; none: WEIGHTS
 SWAV_STEPS: int = 80  # optimiser steps of SwAV
 SWAV_BATCH_SIZE: int = 64  # images per step of SwAV
-SWAV_PROTOTYPES: int = 100  # of SwAV
+SWAV_PROTOTYPES: int = 60  # of SwAV
 SWAV_WIDTH: int = 128  # hidden units of its head
 SWAV_EPSILON: float = 0.05  # weight of the entropy of its assignments
 SWAV_QUEUE: int = 0  # earlier images that are assigned together with a batch
@@ -90,6 +91,7 @@ RESUME: bool = True  # reuse runs that the same code and parameters have finishe
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
 
 # %%
+import json
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -166,7 +168,7 @@ class Point(NamedTuple):
     """What one point of a sweep changes; all else is as the parameters say."""
 
     settings: dict = {}  # of `SETTINGS` below
-    start: str = "given"  # or swav_checkpoint, or swav
+    start: str = START
     pair_margins: tuple = (POSITIVE_MARGIN, NEGATIVE_MARGIN)  # of the contrastive loss
     student_start: str = STUDENT_START
     is_teacher: bool = False  # the teacher itself
@@ -348,6 +350,7 @@ sweeps = {
     },
     "components": {
         "teacher": Point(is_teacher=True),
+        "labels_and_basis": Point({"mined_weight": 0.0, "comparison": "none", "mining": "cluster"}),
         "pseudo_labels": Point({"basis_weight": 0.0, "mining": "cluster", "warm_up_steps": 0}),
         "basis": Point({"mining": "cluster"}),
         "basis_and_mining": Point(),
@@ -363,8 +366,8 @@ sweeps = {
     "basis_start": {name: Point({"basis_start": name}) for name in ("random", "class_means")},
     "basis_vectors": {n: Point(vectors_per_class=n) for n in (1, 2, 4)},
     "gradient": {name: Point({"gradient": name}) for name in ("damped", "full")},
-    "momentum": {m: Point({"gradient": "full", "momentum": m}) for m in (0.99, 0.9)},
-    "margin": {m: Point({"gradient": "full", "margin": m}) for m in (0.5, 0.25, 1.0)},
+    "momentum": {m: Point({"momentum": m}) for m in (0.9, 0.99, 0.5)},
+    "margin": {m: Point({"gradient": "full", "margin": m}) for m in (0.5, 0.25, 0.1)},
     "variance_weight": {
         w: Point({"gradient": "full", "variance_weight": w}) for w in (1.0, 0.0, 0.3, 3.0)
     },
@@ -396,6 +399,7 @@ sweeps = {
 own_teacher = ("labels", "label_noise", "pair_margins")  # whose teachers differ, too
 for name, given, choices in (
     ("SWEEPS", SWEEPS, sweeps),
+    ("START", [START], ("given", "swav_checkpoint", "swav")),
     ("LOSS", [LOSS], ("contrastive", "multi_similarity")),
     ("STUDENT_START", [STUDENT_START], ("teacher", "start")),
     ("REFERENCES", REFERENCES, OF_PIXELS + OF_FEATURES),
@@ -404,11 +408,22 @@ for name, given, choices in (
         raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
 if "pair_margins" in SWEEPS and LOSS != "contrastive":
     raise ValueError(f"LOSS={LOSS} has no pair_margins; leave them out of SWEEPS")
-if "start" in SWEEPS and CACHED_VIEWS:
-    raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave start out of SWEEPS")
+starts = [START, *(sweeps["start"] if "start" in SWEEPS else ())]
+if "swav_checkpoint" in starts and SWAV_CHECKPOINT == "none":
+    raise ValueError("START=swav_checkpoint; set SWAV_CHECKPOINT to the file it starts from")
+if "swav" in starts and CACHED_VIEWS:
+    raise ValueError("SwAV trains the trunk, which CACHED_VIEWS freezes; leave it out here")
 if POOL == "none":
     raise ValueError("POOL=none leaves nothing to learn from; choose a pool")
-if NUM_CLUSTERS > len(splits.unlabelled):
+counts = [NUM_CLUSTERS]
+if "clusters" in SWEEPS:
+    counts += [max(2, round(share * splits.unlabelled.num_classes)) for share in CLUSTER_SHARES]
+if min(splits.train.num_classes, *counts) < BATCH_SIZE // IMAGES_PER_CLASS:
+    raise ValueError(
+        f"BATCH_SIZE={BATCH_SIZE}: batches of {BATCH_SIZE // IMAGES_PER_CLASS} classes are drawn from "
+        f"{splits.train.num_classes} labelled ones, and from {min(counts)} clusters or more; use less"
+    )
+if len(splits.unlabelled) < NUM_CLUSTERS:
     raise ValueError(
         f"NUM_CLUSTERS={NUM_CLUSTERS} are more than a pool of {len(splits.unlabelled)} images has; "
         "use fewer"
@@ -448,10 +463,25 @@ def refer(name, seed):
     return evaluate_reference(name, splits, frozen, embedding_dim=EMBEDDING_DIM, ks=ranks)
 
 
-def test_of(replicate, state):
-    """Return test results of a state of the model."""
-    splits = replicate.splits
-    return measure(replicate.new_model(state), splits.test, gallery=splits.gallery)
+def tested(point, seed):
+    """Return test results at the chosen and the last step (None if the same), and the fit."""
+    replicate = started(point.start, point.data, seed)
+    test, gallery = replicate.splits.test, replicate.splits.gallery
+    made = made_by(point, replicate, altered(seed, point.data).fingerprint)
+    end = made["history"][-1]
+    states = ["chosen"] if made["best_step"] == end["step"] else ["chosen", "last"]
+    found = [measure(replicate.new_model(made[at]), test, gallery=gallery) for at in states]
+    for rounds in made["pseudo_labels"][-1:]:
+        found[0].of_the_set.update({f"pseudo_{name}": x for name, x in rounds.items()})
+    found.append(None)
+    return *found[:2], Fit([end], made["best_step"], [], made["seconds"])  # no curves are shown
+
+
+def known(point):
+    """Return all that determines a point, for its row."""
+    settings = vars(replace(SETTINGS, **point.settings)) | point._asdict()
+    settings |= {"data": list(point.data)}
+    return {f"point_{name}": value for name, value in settings.items() if name != "settings"}
 
 
 # %% [markdown]
@@ -462,30 +492,21 @@ for start in {point.start for point in trained.values()}:
     new_trunk(start)  # a checkpoint that is missing or does not fit is refused now
 runs = {}
 for seed in SEEDS:
-    splits, tested = altered(seed, Data()), {}
+    splits = altered(seed, Data())
     fingerprint, names = splits.fingerprint, splits.test.class_names
     for reference in REFERENCES:
         run = runs[reference, seed] = results.run(reference, seed, fingerprint)
         if not results.is_finished(run):
             results.save(run, names, refer(reference, seed))
+    equal = {}  # points of several sweeps that are the same, trained once
     for method, point in trained.items():
-        changed = vars(replace(SETTINGS, **point.settings)) | point._asdict()
-        changed |= {"data": list(point.data)}
-        changed = {f"point_{name}": x for name, x in changed.items() if name != "settings"}
-        run = runs[method, seed] = results.run(method, seed, fingerprint, **changed)
-        if results.is_finished(run):
-            continue
-        if str(changed) not in tested:  # points that sweeps share are trained once
-            replicate = started(point.start, point.data, seed)
-            made = made_by(point, replicate, fingerprint)
-            found = [test_of(replicate, made[at]) for at in ("chosen", "last")]
-            for rounds in made["pseudo_labels"][-1:]:
-                told = {f"pseudo_{name}": value for name, value in rounds.items()}
-                found[0].of_the_set.update(told)
-            end = made["history"][-1:]  # no curves are shown here
-            fitted = Fit(end, made["best_step"], [], made["seconds"])
-            tested[str(changed)] = *found, fitted
-        results.save(run, names, *tested[str(changed)])
+        runs[method, seed] = results.run(method, seed, fingerprint, **known(point))
+        if not results.is_finished(runs[method, seed]):
+            equal.setdefault(json.dumps(known(point)), []).append(method)
+    for methods in equal.values():
+        found = tested(trained[methods[0]], seed)
+        for method in methods:
+            results.save(runs[method, seed], names, *found)
 
 # %% [markdown]
 # ## What matters
@@ -538,9 +559,12 @@ def table_of(sweep):
         span = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
         said.append("" if name == base else f"{mean:+.1f}{span}")
     table.insert(3, "MAP@R, change", said)
-    if "metric_pseudo_ami" in rows:
-        ami = rows.groupby("method")["metric_pseudo_ami"].mean().reindex(names)
-        table.insert(4, "AMI of the pool", [f"{x:.3f}" if pd.notna(x) else "" for x in ami])
+    quality = {"ami": "AMI of the pool"}
+    if sweep == "clusters":
+        quality = {"clusters": "k", "purity": "purity", "nmi": "NMI"} | quality
+    for place, (metric, title) in enumerate(quality.items(), start=4):
+        means = rows.groupby("method")[f"metric_pseudo_{metric}"].mean().reindex(list(names))
+        table.insert(place, title, ["" if pd.isna(x) else f"{x:.3g}" for x in means])
     return table.set_axis(pd.Index(called, name=sweep))
 
 
@@ -581,7 +605,7 @@ published_part("teacher")
 # %% [markdown]
 # ## Components
 #
-# Teacher; a student that takes all pairs of the pseudo labels at their word; with the feature basis beside; and with mining, the whole.
+# Teacher; a student that learns labels and basis alone, from no pool; one that takes all pairs of the pseudo labels at their word; with the feature basis beside; and with mining, the whole. The first of these is ours: the basis learns the labels by a classifier, which might help without a pool.
 
 # %%
 show("components")
@@ -614,8 +638,8 @@ published_part("clusters")
 # %% [markdown]
 # ## What the paper leaves open
 #
-# * *basis_start*: random vectors, or the mean embeddings of the labelled classes; *basis_vectors*: as multiples of the number of labelled classes, those beyond it never being right.
-# * *gradient*: as the equation stands (*damped*), the similarity distribution loss has a hundredth of its batch's own gradient. Its *momentum*, *margin* and *variance_weight* are therefore changed with the full one.
+# * *basis_start*: random vectors, or the mean embeddings of the labelled classes; *basis_vectors*: as multiples of the number of labelled classes. Those beyond it are never the right class; they only widen the description in which pairs are compared.
+# * *gradient*: as the equation stands (*damped*), the similarity distribution loss has only $1 - \beta$ of its batch's own gradient. Its *margin* and *variance_weight* are therefore changed with the full one; while the hinge acts its gradient does not depend on the margin. *momentum* $\beta$ also says how far the thresholds of mining lag behind (chapter 5).
 # * *basis_weight*, *mined_weight*: the lambdas; *pair_margins*: distances below and above which the contrastive loss is content; *warm_up*: steps in which the basis alone learns.
 # * *student_start*: at its teacher's weights, or where the teacher started, which is half the training; *rounds*: each trains as long as the first, so more of them are more steps, too.
 # * *mining*: by similarity; only those pairs that clusters agree with; or all that clusters say.
@@ -667,7 +691,7 @@ show("pool_balance")
 # %% [markdown]
 # ## Whose classes
 #
-# A pool of other classes; of the test classes, which is a leak; and of the labelled classes, further images without their labels. (Photographs need `SET_ASIDE` for that.)
+# A pool of other classes; of test classes (as many, so not all of them), which is a leak; and of the labelled classes, further images without their labels. (Photographs need `SET_ASIDE` for that.)
 
 # %%
 show("pool_classes")
@@ -679,6 +703,8 @@ show("pool_classes")
 
 # %%
 rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))
-overlap = 1.0 if PROTOCOL == "random" and DATASET not in FAMILIES else 0.0
+overlap = splits.test.num_classes / splits.train.num_classes  # in random splits
+if PROTOCOL != "random" or DATASET in FAMILIES:
+    overlap = 0.0
 claims = judge("06_slade_ablations", rung, rows, by_class, overlap=overlap)
 show_claims(results.save_claims(claims))

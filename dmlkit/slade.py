@@ -142,6 +142,7 @@ class StudentLoss(nn.Module):
             raise ValueError(f"a basis of weight 0 learns nothing; {mining=} should be cluster")
         self.base_loss = base_loss
         self.basis = basis
+        self.mined: dict[str, Tensor] = {}  # of the last batch, where pairs are mined by similarity
         self.mining = mining
         self.mined_weight = mined_weight
         self.basis_weight = basis_weight
@@ -173,6 +174,7 @@ class StudentLoss(nn.Module):
             clusters: their pseudo labels (U,).
             pairs: pairs of the labelled images that count; None for all.
         """
+        self.mined = {}
         responses = self.basis(pool_embeddings)  # (U, K)
         compared = self.comparison(responses, clusters) if self.comparison else 0.0
         if self.comparison is not self.statistics:  # its running means are needed all the same
@@ -192,7 +194,16 @@ class StudentLoss(nn.Module):
             return all_pairs(clusters)
         upper, lower = self.statistics.thresholds
         labels = clusters if self.mining == "similarity_and_cluster" else None
-        return mine_by_similarity(response_similarity(responses), lower, upper, labels=labels)
+        similarity = response_similarity(responses)
+        positives, negatives = mine_by_similarity(similarity, lower, upper, labels=labels)
+        num_pairs = len(clusters) * (len(clusters) - 1)
+        agreeing = (positives & (clusters[:, None] == clusters)).sum()
+        self.mined = {
+            "mined_positive": positives.sum() / num_pairs,
+            "mined_negative": negatives.sum() / num_pairs,
+            "mined_precision": agreeing / positives.sum(),
+        }
+        return positives, negatives
 
 
 def train_teacher(
@@ -342,40 +353,54 @@ def train_student(
         options: of ``dmlkit.training.fit``.
 
     Returns:
-        What ``fit`` returns; each entry of the history also holds the running statistics.
+        What ``fit`` returns; each entry of the history also holds the running statistics, and means
+        over the steps since the last one of the shares of the pool's pairs that were mined as
+        positive and as negative, and of the share of these positives that clusters agree with.
     """
-    size, told = settings.batch_size, []
+    size, told, mined = settings.batch_size, [], []
 
     def compute_loss(batch: Batch) -> Tensor:
         embeddings, labels = model(batch[0]), batch[1]
         ours, of_pool = embeddings[:size], embeddings[size:]
         pairs = miner(ours, labels[:size]) if miner else None
-        return loss_fn(ours, labels[:size], of_pool, labels[size:], pairs=pairs)
+        loss = loss_fn(ours, labels[:size], of_pool, labels[size:], pairs=pairs)
+        mined.append(loss_fn.mined)
+        return loss
 
     def observe() -> dict[str, float]:
         names = ("mean_positive", "variance_positive", "mean_negative", "variance_negative")
         told.append({name: getattr(loss_fn.statistics, name).item() for name in names})
+        for name in mined[-1]:
+            told[-1][name] = torch.stack([shares[name] for shares in mined]).nanmean().item()
+        mined.clear()
         return {}
 
     if settings.warm_up_steps and not loss_fn.basis_weight:
         raise ValueError("a basis of weight 0 has nothing to warm up; set warm_up_steps to 0")
-    both = zip(
-        _batches(images, settings, transform, derive_seed(seed, "labelled"), model),
-        _batches(pool, settings, pool_transform, derive_seed(seed, "pool"), model),
-        strict=True,
-    )
-    batches = ((torch.cat([ours, theirs]), torch.cat([x, y])) for (ours, x), (theirs, y) in both)
+
+    def batches(seed: int, *transforms: Transform) -> Iterator[Batch]:
+        both = zip(
+            _batches(images, settings, transforms[0], derive_seed(seed, "labelled"), model),
+            _batches(pool, settings, transforms[1], derive_seed(seed, "pool"), model),
+            strict=True,
+        )
+        return ((torch.cat([ours, theirs]), torch.cat([x, y])) for (ours, x), (theirs, y) in both)
+
     if warm_up := settings.warm_up_steps:
+        # With draws of its own, so that students train on the same batches however long it is.
+        own_batches = batches(derive_seed(seed, "warm-up"), *deepcopy((transform, pool_transform)))
         still = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in still:
             parameter.requires_grad_(False)
         basis_alone = Adam(loss_fn.parameters(), lr=settings.loss_rate)
-        fit([model, loss_fn], batches, compute_loss, basis_alone, warm_up, description="warm-up")
+        parts = [model, loss_fn]
+        fit(parts, own_batches, compute_loss, basis_alone, warm_up, description="warm-up")
+        mined.clear()
         for parameter in still:
             parameter.requires_grad_(True)
     fitted = fit(
         [model, loss_fn],
-        batches,
+        batches(seed, transform, pool_transform),
         compute_loss,
         _optimizer(model, loss_fn, settings),
         settings.steps,

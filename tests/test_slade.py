@@ -89,11 +89,13 @@ def as_stored(images, sizes=None):
     return images[:, 0]
 
 
-def noisy(*, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda images, sizes=None: (
-        images[:, 0] + 0.1 * torch.randn(images.shape[0], DIM, generator=generator)
-    )
+class Noisy:
+    def __init__(self, *, seed):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, images, sizes=None):
+        noise = torch.randn(images.shape[0], DIM, generator=self.generator)
+        return images[:, 0] + 0.1 * noise
 
 
 # The loss of the student
@@ -278,38 +280,63 @@ def test_a_student_may_begin_where_its_teacher_began():
     assert torch.equal(teacher.linear.weight, begun["linear.weight"])
 
 
-def test_the_basis_may_begin_at_the_class_means():
-    seen = []
+def history_of(base_loss=None, **changes):
+    """Learning curve of a student under changed settings, step by step."""
+    fitted, _ = self_train(
+        new_head(),
+        base_loss or ContrastiveLoss(),
+        points(),
+        points(seed=1),
+        replace(SETTINGS, **changes),
+        transform=Noisy(seed=5),
+        pool_transform=Noisy(seed=6),
+        plain_view=as_stored,
+        seed=0,
+        measure_every=1,
+    )
+    return fitted.history
 
+
+def test_the_basis_may_begin_at_the_class_means():
+    alone = {"warm_up_steps": 0, "mined_weight": 0.0, "comparison": "none", "mining": "cluster"}
+    first, second = (
+        history_of(basis_start=start, basis_weight=10.0, **alone)[0]["loss"]
+        for start in ("random", "class_means")
+    )
+    assert second < first  # its cross-entropy begins lower
+
+
+def test_students_see_the_same_batches_however_long_the_basis_warms_up():
     class Spy(ContrastiveLoss):
         def forward(self, embeddings, labels, *, pairs=None):
-            seen.append((embeddings, labels))
+            seen.append((embeddings.detach().clone(), labels))
             return super().forward(embeddings, labels, pairs=pairs)
 
-    for start in ("random", "class_means"):
-        model = new_head()
-        settings = replace(SETTINGS, basis_start=start)
-        fitted, _ = self_train(
-            model,
-            Spy(),
-            points(),
-            points(seed=1),
-            settings,
-            transform=as_stored,
-            pool_transform=as_stored,
-            plain_view=as_stored,
-            seed=0,
-            measure_every=1,
-        )
-        seen.append(fitted.history[0]["loss"])
-    first, second = (entry for entry in seen if isinstance(entry, float))
-    assert second < first  # its cross-entropy begins lower
+    of_warm_ups = []
+    for steps in (0, 3):
+        seen = []
+        history_of(Spy(), warm_up_steps=steps, learning_rate=0.0)
+        of_warm_ups.append(seen)
+    none, three = of_warm_ups
+    assert len(three) == len(none) + 2 * 3
+    for (embeddings, labels), (others, other_labels) in zip(none, three[6:], strict=True):
+        assert torch.equal(embeddings, others) and torch.equal(labels, other_labels)
+    assert not torch.equal(three[0][0], three[6][0])  # the warm-up has draws of its own
+
+
+def test_the_history_tells_what_was_mined():
+    entry = history_of()[-1]
+    assert 0 < entry["mined_positive"] < 1 and 0 < entry["mined_negative"] < 1
+    assert 0 <= entry["mined_precision"] <= 1
+    agreeing = history_of(mining="similarity_and_cluster")[-1]
+    assert agreeing["mined_precision"] == 1
+    assert "mined_positive" not in history_of(mining="cluster")[-1]
 
 
 def replicate(**options):
     splits = Splits(points(), points(seed=2), unlabelled=points(seed=1, name="pool"), **options)
     return Replicate(
-        splits, new_head(), noisy, as_stored, lambda model, part: {"map_at_r": 0.5}, seed=0
+        splits, new_head(), Noisy, as_stored, lambda model, part: {"map_at_r": 0.5}, seed=0
     )
 
 

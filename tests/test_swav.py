@@ -22,6 +22,7 @@ from dmlkit.swav import (
     frozen_steps,
     gaussian_blur,
     load_swav_checkpoint,
+    pretrain,
     read_swav_checkpoint,
     train_swav,
 )
@@ -402,6 +403,80 @@ def test_prototypes_are_frozen_for_one_pass_over_the_images():
 def test_training_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         train(**options)
+
+
+# A trunk from start to end
+
+
+def pretrained(*, drawn_before=0, seed=0, **options):
+    """Return what is kept of a small trunk, and the trunk."""
+    trunk = networks()[0]
+    torch.rand(drawn_before)
+    settings = {
+        **{"crop_sizes": (20, 16), "crop_counts": (2, 1), "hidden_features": 16},
+        **{"embedding_dim": 8, "num_prototypes": NUM_PROTOTYPES, "epsilon": 0.05},
+        **{"steps": 2, "batch_size": 8, "learning_rate": 0.05, "measure_every": 1},
+    }
+    return pretrain(trunk, image_set(), seed=seed, device=CPU, **(settings | options)), trunk
+
+
+def loss_of(made):
+    return made[0]["history"][0]["loss"]
+
+
+def test_a_pretrained_trunk_depends_on_the_seed_and_on_nothing_drawn_before():
+    (one, _), (same, _) = pretrained(), pretrained(drawn_before=5)
+    assert one["history"] == same["history"] and len(one["history"]) == 2
+    assert all(torch.equal(value, same["trunk"][name]) for name, value in one["trunk"].items())
+    start = networks()[0].state_dict()
+    assert any((one["trunk"][name] != value).any() for name, value in start.items())
+    assert loss_of(pretrained(seed=1)) != one["history"][0]["loss"]
+
+
+def test_what_is_kept_of_it_is_on_the_cpu_can_be_saved_and_makes_the_trunk_again(tmp_path):
+    made, trunk = pretrained()
+    torch.save(made, tmp_path / "stage.pt")
+    kept = torch.load(tmp_path / "stage.pt", weights_only=True)
+    assert kept.keys() == {"trunk", "history", "seconds"} and kept["seconds"] > 0
+    assert {value.device for value in kept["trunk"].values()} == {CPU}
+    again = make_trunk("small_convnet")
+    again.load_state_dict(kept["trunk"])
+    images = torch.rand(2, 3, 20, 20)
+    assert torch.equal(again.eval()(images), trunk.eval()(images))
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1), (3, 1)])
+def test_all_crops_of_the_first_size_get_codes(monkeypatch, counts):
+    monkeypatch.setattr(swav, "diagnose", lambda loss, usage: {"crops": usage.sum().item()})
+    made, _ = pretrained(crop_counts=counts)
+    assert [entry["crops"] for entry in made["history"]] == [counts[0] * 8] * 2
+
+
+def test_epsilon_and_the_queue_reach_the_loss():
+    assert loss_of(pretrained(epsilon=0.5)) != loss_of(pretrained())
+    queued = pretrained(queue_size=8)[0]["history"]
+    without = pretrained()[0]["history"]
+    assert queued[0] == without[0] and queued[1]["loss"] != without[1]["loss"]
+
+
+@pytest.mark.parametrize(("steps", "still"), [(20, 2), (50, 3)], ids=["a tenth", "one pass"])
+def test_prototypes_are_still_for_one_pass_but_at_most_a_tenth(monkeypatch, steps, still):
+    seen = {}
+
+    def spy(*_, **options):
+        seen.update(options)
+        return swav.Fit()
+
+    monkeypatch.setattr(swav, "train_swav", spy)
+    pretrained(steps=steps)  # of 24 images in batches of 8
+    assert seen["frozen_prototype_steps"] == still
+    assert [crop.scale for crop in seen["crops"].croppers] == list(SCALES)
+
+
+def test_a_trunk_may_be_pretrained_on_crops_of_one_size_but_not_of_three():
+    assert math.isfinite(loss_of(pretrained(crop_sizes=(20,), crop_counts=(2,))))
+    with pytest.raises(ValueError, match="give each size a count of at least 1 and a range"):
+        pretrained(crop_sizes=(20, 16, 12), crop_counts=(2, 1, 1))
 
 
 # Checkpoints
