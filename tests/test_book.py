@@ -514,8 +514,8 @@ SAME = [
     {"student", "clusters_0.75", "pool_balance_unbalanced", "pool_balance_nearly_balanced"},
     # Whose sweeps begin with the full gradient.
     {
-        *("gradient_full", "similarity_loss_distribution_full", "momentum_0.99", "margin_0.5"),
-        "variance_weight_1.0",
+        *("gradient_full", "similarity_loss_distribution_full"),
+        *("margin_0.5", "variance_weight_1.0"),
     },
 ]
 
@@ -528,16 +528,7 @@ def test_every_point_of_the_slade_ablations_trains_in_its_own_way(smoke):
     for method, row in trained.items():
         alike.setdefault(str([*curve(row), *metrics_of(row).values()]), set()).add(method)
     assert all(same in alike.values() for same in SAME)
-    assert sorted(map(len, alike.values())) == [1] * (len(alike) - 3) + [2, 4, 5]
-    # While the means are less than the margin apart, the margin is a constant: it adds
-    # basis_weight = 0.25 of itself to the loss, and nothing to the gradient.
-    half, others = trained["margin_0.5"], {0.25: -0.25, 1.0: 0.5}
-    for margin, more in others.items():
-        row = trained[f"margin_{margin}"]
-        assert row["history"][0]["loss"] - half["history"][0]["loss"] == pytest.approx(
-            0.25 * more, abs=2e-5
-        )
-        assert metrics_of(row) == metrics_of(half)
+    assert sum(len(methods) > 1 for methods in alike.values()) == len(SAME)
     for share in (0.75, 1.0):
         assert rows[f"clusters_{share}"]["metric_pseudo_clusters"] == round(share * 8)
     for rounds in (2, 3):
@@ -591,9 +582,6 @@ def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke)
     assert set(teachers) == {*of_labels, *(f"pair_margins_{pair}_teacher" for pair in margins)}
     curves = {curve(rows[method]) for method in [*teachers, "teacher"]}
     assert len(curves) == len(teachers) + 1
-    # And one more where the start differs; pools have the teacher of all.
-    stages = [path.name for path in (smoke / ABLATIONS / "stages").glob("[!.]*.pt")]
-    assert sum(name.startswith("teacher-") for name in stages) == len(teachers) + 2
     table = pd.read_csv(
         smoke / ABLATIONS / "tables" / "labels.csv", index_col="labels", keep_default_na=False
     )
@@ -634,7 +622,8 @@ def execute_cells(chapter, folder, *, profile="smoke", runs=True, **changes):
 def test_each_arm_of_slade_changes_one_thing(tmp_path):
     names = execute_cells(SLADE, tmp_path, runs=False, ROUNDS=2, STUDENT_START="start")
     truth, clusters = torch.arange(40) % 5, torch.arange(40) // 10
-    splits = SimpleNamespace(train="labelled", unlabelled=SimpleNamespace(labels=truth))
+    pool = SimpleNamespace(labels=truth, num_classes=5)
+    splits = SimpleNamespace(train=SimpleNamespace(num_classes=10), unlabelled=pool)
     asked = []
 
     def record(*given, **options):
@@ -653,8 +642,9 @@ def test_each_arm_of_slade_changes_one_thing(tmp_path):
         assert settings.mining == ("cluster" if by_clusters else "similarity")
         assert (settings.steps, settings.batch_size, settings.rounds) == (12, 8, 2)
         assert of is teacher and options["from_start"]
-        pool = splits.train if arm == "labelled_pool" else splits.unlabelled
-        assert options["pool"] is pool
+        is_labelled = arm == "labelled_pool"  # twice the classes, twice the clusters
+        assert options["pool"] is (splits.train if is_labelled else pool)
+        assert settings.num_clusters == (12 if is_labelled else 6)
     relabelled = {arm: asked[-1]["relabel"](clusters) for arm, asked in given.items()}
     assert torch.equal(relabelled.pop("oracle"), truth)
     shuffled = relabelled.pop("shuffled")
@@ -701,10 +691,11 @@ def test_the_ablations_change_labels_and_pools_as_they_say(tmp_path):
         assert images(fewer.unlabelled) == images(given.unlabelled)
     assert images(quarter.train) < images(half.train) < images(given.train)
 
-    wrong = [altered(0, data(label_noise=n)).train.labels != given.train.labels for n in (0.1, 0.3)]
-    for noise, found in zip((0.1, 0.3), wrong, strict=True):
-        assert found.float().mean().item() == pytest.approx(noise, abs=0.07)
-    assert (wrong[0] <= wrong[1]).all()
+    right = given.train.labels
+    wrong = [altered(0, data(label_noise=share)).train.labels != right for share in (0.1, 0.3, 1)]
+    for share, found in zip((0.1, 0.3), wrong, strict=False):
+        assert found.float().mean().item() == pytest.approx(share, abs=0.07)
+    assert (wrong[0] <= wrong[1]).all() and wrong[2].all()  # never the right one by chance
 
     small, middle = (altered(0, data(pool_share=share)).unlabelled for share in (0.25, 0.5))
     assert images(small) < images(middle) < images(given.unlabelled)
@@ -749,8 +740,12 @@ CARELESS = [
         "there is no SwAV checkpoint .*nowhere.pth.tar; get",
     ),
     (SLADE, {"BATCH_SIZE": 24}, "BATCH_SIZE=24: batches of 24 classes"),
+    (SLADE, {"BASIS_WEIGHT": 0.0}, "BASIS_WEIGHT=0 learns no basis; set MINING=cluster and WARM"),
+    (ABLATIONS, {"NUM_CLUSTERS": 3}, "BATCH_SIZE=8: batches of 4 classes .* from 3 clusters"),
+    (ABLATIONS, {"CLUSTER_SHARES": [0.25]}, "BATCH_SIZE=8: .* from 2 clusters"),
+    (ABLATIONS, {"START": "swav_checkpoint"}, "START=swav_checkpoint; set SWAV_CHECKPOINT to the"),
     (ABLATIONS, {"POOL": "none"}, "POOL=none leaves nothing to learn from; choose a pool"),
-    (ABLATIONS, {"CACHED_VIEWS": 2}, "SwAV trains the trunk.*leave start out of SWEEPS"),
+    (ABLATIONS, {"CACHED_VIEWS": 2}, "SwAV trains the trunk, which CACHED_VIEWS freezes; leave"),
     (ABLATIONS, {"SWEEPS": ["magic"]}, "SWEEPS: there is no magic; choose from start, components"),
     (ABLATIONS, {"LOSS": "triplet"}, "LOSS: there is no triplet; choose from contrastive, "),
     (ABLATIONS, {"LOSS": "multi_similarity"}, "LOSS=multi_similarity has no pair_margins; leave"),
@@ -858,12 +853,8 @@ def test_the_slade_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path):
         **{"SWAV_CHECKPOINT": fake_swav_checkpoint(tmp_path / "swav.pth.tar")},
         **{"STARTS": "[swav_checkpoint]", "METHODS": "[multi_similarity]", "ARMS": "[clusters]"},
         **{"STEPS": 2, "BATCH_SIZE": 8, "NUM_CLUSTERS": 5, "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
-        **{
-            "IMAGE_SIZE": 64,
-            "CACHE_SIZE": 64,
-            "REFERENCES": "[frozen_trunk]",
-            "RECALL_AT": "[1,2]",
-        },
+        **{"IMAGE_SIZE": 64, "CACHE_SIZE": 64, "REFERENCES": "[frozen_trunk]"},
+        **{"RECALL_AT": "[1,2]"},
     }
     arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
     folder = tmp_path / "results"
@@ -896,14 +887,12 @@ def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
         **{"DATASET": "in_shop", "POOL": "fashion200k", "PROTOCOL": "official", "SEEDS": "[0]"},
         **{"DATA_DIR": tmp_path / "data", "WEIGHTS": "none", "TRUNK": "small_convnet"},
         **{"SWAV_CHECKPOINT": "none", "SWEEPS": "[components, clusters]", "SELECTION": "last"},
+        **{"SWAV_STEPS": 2, "SWAV_BATCH_SIZE": 8, "SWAV_QUEUE": 8, "SWAV_PROTOTYPES": 8},
+        **{"SWAV_SIZES": "[32,16]", "SWAV_WIDTH": 16},
         **{"STEPS": 2, "BATCH_SIZE": 8, "IMAGES_PER_CLASS": 2, "NUM_CLUSTERS": 5},
         **{"CLUSTER_SHARES": "[0.5, 0.75]", "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
-        **{
-            "IMAGE_SIZE": 64,
-            "CACHE_SIZE": 64,
-            "REFERENCES": "[frozen_trunk]",
-            "RECALL_AT": "[1,2]",
-        },
+        **{"IMAGE_SIZE": 64, "CACHE_SIZE": 64, "REFERENCES": "[frozen_trunk]"},
+        **{"RECALL_AT": "[1,2]"},
     }
     arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
     folder = tmp_path / "results"
@@ -911,7 +900,8 @@ def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
     finished = run_dmlkit("run", ABLATIONS, *arguments)
     assert finished.returncode == 0, finished.stderr
     rows = all_rows(folder / ABLATIONS)
-    points = ("components_pseudo_labels", "components_basis", "clusters_0.5", "clusters_0.75")
+    points = [f"components_{name}" for name in ("labels_and_basis", "pseudo_labels", "basis")]
+    points += ["clusters_0.5", "clusters_0.75"]
     assert {name for name, _ in rows} == {"frozen_trunk", "teacher", "student", *points}
     pool = rows["student", 0]["params"]["POOL"]
     assert pool == "fashion200k"
