@@ -80,7 +80,8 @@ def _section(chapter: Path) -> str:
     if claims.exists():
         judged = show_claims(pd.read_csv(claims, keep_default_na=False)).reset_index()
         parts += ["<h3>claims</h3>", judged.to_html(index=False, border=0)]
-    for figure in sorted((chapter / "figures").glob("*.png")):
+    kept = (path for path in chapter.glob("figures/*") if path.suffix in (".png", ".jpg"))
+    for figure in sorted(kept):
         name = figure.stem.replace("_", " ")
         source = figure.relative_to(chapter.parent).as_posix()
         parts.append(

@@ -1,13 +1,15 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``runs.csv`` derived from
-them, ``searches/<run_id>.json`` (what a search tried and how it did on held-out training classes),
-``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/``,
-``pictures/`` and ``stages/`` (models that several runs share) stay local.
+``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``runs.csv`` with what of
+the rows a reader compares, ``searches/<run_id>.json`` (what a search tried and how it did on
+held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and the executed
+``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several runs share)
+stay local.
 """
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -37,17 +39,12 @@ NOT_IN_RUN = {
     *("RESUME", "RESULTS_DIR", "DATA_DIR", "POOL_ROOT", "DEVICE"),
     # Which points of a sweep are run, and what only cells after the runs read.
     *("SWEEPS", "TEMPERATURES", "DIMENSIONS", "IMAGES_PER_CLASS_TRIED", "CLASS_SHARES"),
-    *(
-        "OTHER_TRUNKS",
-        "STEP_CLASSES",
-        "SEARCHED_ITEMS",
-        "ARMS",
-        "ABLATED",
-        "STARTS",
-        "JOINED",
-        "CLUSTER_SHARES",
-    ),
+    *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS", "ARMS", "ABLATED"),
+    *("STARTS", "JOINED", "CLUSTER_SHARES"),
 }
+
+# What of a row is the same in all of them or no reader compares, and so stands in JSON alone.
+NOT_IN_TABLE = ["chapter", "params", "versions", "data_fingerprint", "history"]
 
 
 @dataclass(frozen=True)
@@ -273,18 +270,15 @@ class ChapterResults:
         return made
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
-        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.
+        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``, to six decimals.
 
         From then on tables and figures say where the rows do not stand for the data set.
         """
         rows = pd.DataFrame([json.loads(self._row_path(run).read_text()) for run in runs])
         rows = rows.sort_values(["method", "seed"], ignore_index=True)
         self.stamp = self._say_what_rows_are(rows)
-        table = rows.drop(columns="history").assign(
-            params=[json.dumps(params, sort_keys=True) for params in rows["params"]]
-        )
         with write_atomically(self.folder / "runs.csv") as path:
-            table.to_csv(path, index=False)
+            rows.drop(columns=NOT_IN_TABLE).round(6).to_csv(path, index=False)
         return rows
 
     def by_class(self, run_id: str) -> Scores:
@@ -327,7 +321,7 @@ class ChapterResults:
     def save_figure(
         self, name: str, figure: plt.Figure, *, keep_local: bool = False, of_data: bool = True
     ) -> None:
-        """Write ``figures/<name>.png``.
+        """Write ``figures/<name>.png``, or ``.jpg`` if it shows images.
 
         Args:
             name: file name without suffix.
@@ -339,12 +333,10 @@ class ChapterResults:
         folder = self.folder / ("pictures" if keep_local else "figures")
         if of_data and self.stamp:
             figure.text(0.5, -0.01, self.stamp, ha="center", va="top", color="firebrick")
-        with write_atomically(folder / f"{name}.png") as path:
-            figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-            image = Image.open(path).convert("RGB")
-            if not any(axis.images for axis in figure.axes):
-                image = image.quantize()  # lines and points need no more than 256 colours
-            image.save(path, format="PNG", optimize=True)
+        shows_images = any(axis.images for axis in figure.axes)
+        figure.savefig(drawn := io.BytesIO(), format="png", dpi=110, bbox_inches="tight")
+        with write_atomically(folder / f"{name}.{'jpg' if shows_images else 'png'}") as path:
+            path.write_bytes(compressed(drawn.getvalue(), shows_images=shows_images))
 
     def save_claims(self, claims: pd.DataFrame) -> pd.DataFrame:
         """Write ``claims.csv`` and return it, for a cell to show."""
@@ -387,6 +379,24 @@ def read_scores(path: Path) -> Scores:
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
     with write_atomically(path) as writable, writable.open("wb") as f:
         np.savez_compressed(f, **arrays)
+
+
+def compressed(png: bytes, *, shows_images: bool) -> bytes:
+    """Return a drawn figure in a third of the space, with no difference to be seen.
+
+    Args:
+        png: the figure.
+        shows_images: whether there are images in it; then it becomes a JPEG. Lines and points need
+            no more than 256 colours, and stay a PNG.
+    """
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    stored = io.BytesIO()
+    if shows_images:
+        # Colour at full resolution, since at half of it thin frames and signs are blurred.
+        image.save(stored, format="JPEG", quality=85, subsampling=0, optimize=True)
+    else:
+        image.quantize().save(stored, format="PNG", optimize=True)
+    return stored.getvalue()
 
 
 def file_digest(name: str) -> str:

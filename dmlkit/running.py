@@ -5,6 +5,7 @@ tagged ``runs`` and so fills rows; when all rows of a chapter are there, one mor
 finds every run finished, draws its tables, figures and claims.
 """
 
+import base64
 import csv
 import hashlib
 import json
@@ -252,7 +253,9 @@ def _keep(
     seconds: float,
 ) -> None:
     """Write the executed notebook without what must not, or need not, be kept."""
-    from dmlkit.datasets import PICTURES_MAY_BE_SHOWN  # imports torch, which the runner can spare
+    # These import torch, which the runner can spare.
+    from dmlkit.datasets import PICTURES_MAY_BE_SHOWN
+    from dmlkit.results import compressed
 
     dataset = all_parameters(chapter, parameters).get("DATASET", "aviary")
     may_show = dataset in PICTURES_MAY_BE_SHOWN or folder.is_relative_to(LOCAL_RESULTS)
@@ -262,9 +265,13 @@ def _keep(
             cell.source = _with_links_from(folder, cell.source)
             continue
         cell.metadata.pop("execution", None)
-        if "pictures" in cell.metadata.get("tags", []) and not may_show:
-            cell.outputs = []
-        cell.outputs = _joined(cell.outputs)
+        shows_images = "pictures" in cell.metadata.get("tags", [])
+        cell.outputs = _joined(cell.outputs) if may_show or not shows_images else []
+        for data in (o.data for o in cell.outputs if "image/png" in o.get("data", {})):
+            png = base64.b64decode(data.pop("image/png"))
+            stored = compressed(png, shows_images=shows_images)
+            kind = "image/jpeg" if shows_images else "image/png"
+            data[kind] = base64.b64encode(stored).decode()
     notebook.metadata.pop("papermill", None)  # holds absolute paths
     notebook.metadata["dmlkit"] = {
         "inputs": _inputs(chapter, parameters),

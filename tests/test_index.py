@@ -1,6 +1,7 @@
 """The index page over whatever chapters have results."""
 
 import json
+import re
 
 import pandas as pd
 
@@ -20,12 +21,17 @@ def test_each_chapter_has_its_line_tables_and_figures(tmp_path):
         {"dataset": ["aviary"], "method": ["a"], "seed": [0], "seconds": [3.4], "commit": ["1e5"]}
     ).to_csv(chapter / "runs.csv")
     pd.DataFrame({"method": ["a<b"], "MAP@R": ["1.0"]}).to_csv(chapter / "tables" / "main.csv")
-    (chapter / "figures" / "umap.png").write_bytes(b"")
+    for name in ("umap.png", "neighbours.jpg", "Thumbs.db"):
+        (chapter / "figures" / name).write_bytes(b"")
     (chapter / "chapter.ipynb").write_text(json.dumps({"metadata": {"dmlkit": {"seconds": 12.5}}}))
 
     page = write_index(tmp_path, "mini", {}).read_text()
 
-    assert "02_x/figures/umap.png" in page and "12.5" in page
+    assert re.findall("img src='(.*?)'", page) == [
+        "02_x/figures/neighbours.jpg",
+        "02_x/figures/umap.png",
+    ]
+    assert "12.5" in page
     assert "a&lt;b" in page  # names are text, not markup
 
 

@@ -1,5 +1,6 @@
 """Rows, results by class and what makes a run the same run."""
 
+import io
 import json
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from dmlkit import results as module
 from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.results import ChapterResults, markdown, read_scores, write_scores
+from dmlkit.results import ChapterResults, compressed, markdown, read_scores, write_scores
 from dmlkit.search import Trial
 from dmlkit.training import Fit
 
@@ -151,7 +152,22 @@ def test_loading_gives_the_asked_for_rows_sorted_and_writes_them(make, evaluatio
     ]  # fmt: skip
     written = pd.read_csv(results.folder / "runs.csv")
     assert written["run_id"].tolist() == rows["run_id"].tolist()
-    assert json.loads(written.loc[0, "params"])["STEPS"] == 160
+
+
+def test_the_table_of_runs_leaves_to_json_what_nobody_compares_and_more_than_six_decimals(
+    make, evaluation
+):
+    results = make()
+    run = results.run("contrastive", 0, "f")
+    evaluation.of_the_set["nmi"] = 2 / 3
+    results.save(run, NAMES, evaluation, fit=Fit([{"step": 2, "images_seen": 12345678, "loss": 1}]))
+    rows = results.load([run])
+    assert {"params", "versions", "data_fingerprint", "history"} <= set(rows.columns)
+    assert rows.loc[0, "metric_nmi"] == 2 / 3
+    written = pd.read_csv(results.folder / "runs.csv", dtype=str).loc[0]
+    assert not {"params", "versions", "data_fingerprint", "history"} & set(written.index)
+    assert written["metric_nmi"] == "0.666667"
+    assert (written["images_seen"], written["commit"]) == ("12345678", rows.loc[0, "commit"])
 
 
 def test_results_by_class_and_embeddings_come_back(make, evaluation):
@@ -379,7 +395,7 @@ def test_a_stage_that_is_cut_short_is_named_and_kept_until_somebody_deletes_it(m
     assert path.read_bytes()[:4] == content[:4] and stage.count == 2
 
 
-def test_pictures_keep_their_colours_and_plots_have_few(make):
+def test_pictures_are_jpeg_and_plots_png_of_few_colours(make):
     results = make()
     figure, axis = plt.subplots()
     axis.plot([0, 1])
@@ -387,7 +403,23 @@ def test_pictures_keep_their_colours_and_plots_have_few(make):
     axis.imshow(np.random.default_rng(0).random((40, 40, 3)))
     results.save_figure("picture", figure)
     plt.close(figure)
+    assert {path.name for path in (results.folder / "figures").iterdir()} == {
+        "plot.png",
+        "picture.jpg",
+    }
     with Image.open(results.folder / "figures" / "plot.png") as plot:
-        assert plot.mode == "P"
-    with Image.open(results.folder / "figures" / "picture.png") as picture:
-        assert len(picture.convert("RGB").getcolors(2**24)) > 1600
+        assert (plot.format, plot.mode) == ("PNG", "P")
+    with Image.open(results.folder / "figures" / "picture.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert len(picture.getcolors(2**24)) > 1600
+
+
+@pytest.mark.parametrize("shows_images", [True, False])
+def test_a_compressed_figure_keeps_thin_coloured_lines(shows_images):
+    figure = np.full((64, 64, 3), 255, np.uint8)
+    figure[:, 20] = (213, 94, 0)
+    Image.fromarray(figure).save(drawn := io.BytesIO(), "PNG")
+    stored = compressed(drawn.getvalue(), shows_images=shows_images)
+    with Image.open(io.BytesIO(stored)) as image:
+        difference = np.asarray(image.convert("RGB")) - figure.astype(float)
+    assert np.abs(difference[:, 20]).mean() < 10

@@ -1,5 +1,7 @@
 """What the runner does when notebooks fail, and what it keeps of them. See also test_book."""
 
+import base64
+import io
 import os
 import re
 from concurrent.futures import Future
@@ -7,6 +9,7 @@ from concurrent.futures import Future
 import nbformat
 import pytest
 from nbclient.exceptions import DeadKernelError
+from PIL import Image
 
 from dmlkit import running
 from tests.official_trees import make_tree
@@ -17,6 +20,12 @@ CHAPTER = "02_baseline_losses"
 def executed(*outputs, tags=()):
     cell = nbformat.v4.new_code_cell("1", metadata={"tags": list(tags)}, outputs=list(outputs))
     return nbformat.v4.new_notebook(cells=[cell])
+
+
+def drawn():
+    """Return a figure as the notebook gets it."""
+    Image.new("RGBA", (3, 2), "white").save(png := io.BytesIO(), "PNG")
+    return base64.b64encode(png.getvalue()).decode()
 
 
 @pytest.fixture
@@ -81,13 +90,30 @@ def test_an_executed_chapter_is_up_to_date_until_parameters_change(
 def test_photographs_are_stripped_from_notebooks_that_may_be_committed(
     monkeypatch, parameters, tmp_path, dataset, is_kept
 ):
-    picture = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
+    picture = nbformat.v4.new_output("display_data", {"image/png": drawn()})
     monkeypatch.setattr(running, "_papermill", lambda *_: executed(picture, tags=["pictures"]))
     if not is_kept:
         make_tree(dataset, tmp_path / "data")
     running.execute(CHAPTER, parameters | {"DATASET": dataset, "DATA_DIR": str(tmp_path / "data")})
     kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
     assert bool(kept.cells[0].outputs) == is_kept
+
+
+def test_kept_figures_are_compressed_and_nothing_else_is_changed(monkeypatch, parameters, tmp_path):
+    cells = []
+    for tags in ((), ("pictures",)):
+        data = {"image/png": drawn(), "text/plain": "shown"}
+        cells += executed(nbformat.v4.new_output("display_data", data), tags=tags).cells
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    monkeypatch.setattr(running, "_papermill", lambda *_: notebook)
+    running.execute(CHAPTER, parameters)
+    kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4)
+    for cell, kind in zip(kept.cells, ("png", "jpeg"), strict=True):
+        data = cell.outputs[0].data
+        assert data.keys() == {f"image/{kind}", "text/plain"} and data["text/plain"] == "shown"
+        with Image.open(io.BytesIO(base64.b64decode(data[f"image/{kind}"]))) as image:
+            assert image.format == kind.upper()
+            assert (image.mode, image.size) == ("P" if kind == "png" else "RGB", (3, 2))
 
 
 def test_only_the_last_state_of_a_progress_bar_is_kept(monkeypatch, parameters, tmp_path):

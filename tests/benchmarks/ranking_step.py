@@ -22,7 +22,7 @@ from dmlkit.ranked_views import RankedViews, strengths
 from tests.benchmarks.metrics import in_turns
 
 BATCH, PER_CLASS, IMAGES, VIEWS, CHANCE = 120, 4, 20, 4, 0.8  # the paper's B, M, N and p
-CASES = (("small_convnet", 48), ("mobilenet_v2", 129), ("resnet50", 224))
+CASES = {"small_convnet": 48, "mobilenet_v2": 129, "resnet50": 224}  # side of the images, pixels
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="results/benchmarks/ranking_step.md")
     parser.add_argument("--rounds", type=int, default=7, help="of which the median counts")
+    parser.add_argument("--trunks", nargs="+", default=list(CASES), help="resnet50 wants a GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,9 +39,10 @@ def main() -> None:
         f"| ratio at p = {CHANCE} | expected | the views |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for trunk, size in CASES:
+    for trunk in options.trunks:
         for reuse in (True, False):
-            line = "| " + " | ".join(measure(trunk, size, reuse, device, options.rounds)) + " |"
+            cells = measure(trunk, CASES[trunk], reuse, device, options.rounds)
+            line = "| " + " | ".join(cells) + " |"
             print(line, flush=True)
             lines.append(line)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU used"
