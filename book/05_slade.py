@@ -568,7 +568,9 @@ results.save_table("published", shown, caveat("05_slade", DATASET), of_data=Fals
 # %%
 metrics = ["R@1", "RP", "MAP@R"]
 on = {TITLES[name]: published("05_slade", name)[metrics] for name in ("cub200_2011", "cars196")}
-results.save_table("published_birds_and_cars", pd.concat(on, axis=1).fillna("–"), of_data=False)
+wide = pd.concat(on, axis=1).fillna("–")
+wide.columns = [f"{data}, {metric}" for data, metric in wide]
+results.save_table("published_birds_and_cars", wide, of_data=False)
 
 # %%
 results.save_table("published_in_shop", published("05_slade", "in_shop"), of_data=False)
@@ -658,13 +660,13 @@ results.save_figure("similarities", two_distributions(panels))
 
 # %%
 mined = {
-    name: of_method.filter(like="mined_").rename(columns=lambda c: c.removeprefix("mined_"))
-    for name, of_method in panels.items()
-    if "mined_positive" in of_method
+    f"{name}, {column.removeprefix('mined_')}": curve[column]
+    for name, curve in panels.items()
+    for column in curve.filter(like="mined_")
 }
 shown = "Nothing is mined by similarity in this profile."
 if mined:
-    shown = results.save_table("mined", pd.concat(mined, axis=1).round(3))
+    shown = results.save_table("mined", pd.DataFrame(mined).round(3))
 shown
 
 # %% [markdown]

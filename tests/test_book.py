@@ -863,7 +863,7 @@ def test_the_slade_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path):
         **{"SWAV_CHECKPOINT": fake_swav_checkpoint(tmp_path / "swav.pth.tar")},
         **{"STARTS": "[swav_checkpoint]", "METHODS": "[multi_similarity]", "ARMS": "[clusters]"},
         **{"STEPS": 2, "BATCH_SIZE": 8, "NUM_CLUSTERS": 5, "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
-        **{"IMAGE_SIZE": 64, "CACHE_SIZE": 64, "REFERENCES": "[frozen_trunk]"},
+        **{"IMAGE_SIZE": 32, "CACHE_SIZE": 32, "REFERENCES": "[frozen_trunk]"},
         **{"RECALL_AT": "[1,2]"},
     }
     arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
@@ -901,7 +901,7 @@ def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
         **{"SWAV_SIZES": "[32,16]", "SWAV_WIDTH": 16},
         **{"STEPS": 2, "BATCH_SIZE": 8, "IMAGES_PER_CLASS": 2, "NUM_CLUSTERS": 5},
         **{"CLUSTER_SHARES": "[0.5, 0.75]", "WARM_UP_STEPS": 1, "EMBEDDING_DIM": 16},
-        **{"IMAGE_SIZE": 64, "CACHE_SIZE": 64, "REFERENCES": "[frozen_trunk]"},
+        **{"IMAGE_SIZE": 32, "CACHE_SIZE": 32, "REFERENCES": "[frozen_trunk]"},
         **{"RECALL_AT": "[1,2]"},
     }
     arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
