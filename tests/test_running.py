@@ -33,6 +33,26 @@ def parameters(tmp_path):
     return {"RESULTS_DIR": str(tmp_path)}
 
 
+def test_kernels_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch, parameters):
+    seen = []
+
+    class Inline:
+        """Notes what a kernel would find."""
+
+        def submit(self, function, *arguments):
+            seen.append({name: os.environ[name] for name in running.KEEP_MEMORY})
+            future = Future()
+            future.set_result(None)
+            return future
+
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    running.run_book([CHAPTER], "smoke", parameters, workers=1, executor=Inline())
+    assert seen == [{"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000"}]
+    assert "MALLOC_MMAP_MAX_" not in os.environ
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1000"
+
+
 def test_a_kernel_that_dies_is_tried_once_more(monkeypatch, parameters, tmp_path):
     outcomes = [DeadKernelError("died"), executed()]
 
