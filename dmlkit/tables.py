@@ -12,6 +12,7 @@ TITLES = {
     "r_precision": "RP",
     "map_at_r": "MAP@R",
     "nmi": "NMI",
+    "nmi_arithmetic": "NMI",
     "nmi_geometric": "NMI",
     "nmi_geometric_of_random_labels": "NMI, random",
     "ami": "AMI",
