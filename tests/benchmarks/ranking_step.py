@@ -1,7 +1,9 @@
 """What the ranking task costs a step: ``python -m tests.benchmarks.ranking_step``.
 
 Writes ``results/benchmarks/ranking_step.md``: steps with and without the task, in turns, and the
-time that making the views takes, apart. Expected is how many more images the trunk sees.
+time that making the views takes, apart. Expected is how many more images the trunk sees. On a CPU
+set ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184``, as the runner does for its kernels:
+else the larger step pays for clearing its memory anew.
 """
 
 import argparse
@@ -49,7 +51,8 @@ def main() -> None:
     lines += [
         "",
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {name}; "
-        f"{versions()}; threads: 1; commit {commit()}.",
+        f"{versions()}; threads: 1; commit {commit()}; freed memory "
+        f"{'kept' if os.environ.get('MALLOC_MMAP_MAX_') == '0' else 'given back'}.",
         f"A step is Multi-Similarity with its miner on {BATCH} images, AdamW; the task ranks "
         f"{VIEWS} views of {IMAGES} of them, which are made beforehand. View 0 is the batch's own "
         "image; its features are reused or computed again. Expected: (B + M N) / B, or M (N + 1). "
