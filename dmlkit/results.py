@@ -152,7 +152,7 @@ class ChapterResults:
                 np.save(f, selected.embeddings.numpy().astype(np.float16))
         # The row comes last: where it is, everything else of the run is whole.
         with write_atomically(self._row_path(run)) as path:
-            path.write_text(json.dumps(row))
+            path.write_text(json.dumps(row, separators=(",", ":")))
         return row
 
     def _row(self, run: Run, selected: Evaluation, last: Evaluation, fit: Fit) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class ChapterResults:
             "trials": [vars(trial) for trial in found],
         }
         with write_atomically(path) as writable:
-            writable.write_text(json.dumps(record))
+            writable.write_text(json.dumps(record, separators=(",", ":")))
         self.search_seconds[method, seed] = record["seconds"]
         return found
 

@@ -273,7 +273,11 @@ def _keep(
         cell.metadata.pop("execution", None)
         shows_images = "pictures" in cell.metadata.get("tags", [])
         cell.outputs = _joined(cell.outputs) if may_show or not shows_images else []
-        for data in (o.data for o in cell.outputs if "image/png" in o.get("data", {})):
+        of_data = [output.data for output in cell.outputs if "data" in output]
+        for data in of_data:
+            if "text/html" in data:  # a table, which every viewer shows by that
+                data.pop("text/plain", None)
+        for data in (data for data in of_data if "image/png" in data):
             png = base64.b64decode(data.pop("image/png"))
             stored = compressed(png, shows_images=shows_images)
             kind = "image/jpeg" if shows_images else "image/png"

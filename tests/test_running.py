@@ -136,6 +136,18 @@ def test_kept_figures_are_compressed_and_nothing_else_is_changed(monkeypatch, pa
             assert (image.mode, image.size) == ("P" if kind == "png" else "RGB", (3, 2))
 
 
+def test_tables_are_kept_once(monkeypatch, parameters, tmp_path):
+    table = nbformat.v4.new_output("display_data", {"text/html": "<table>", "text/plain": "a  b"})
+    value = nbformat.v4.new_output("display_data", {"text/plain": "3"})
+    monkeypatch.setattr(running, "_papermill", lambda *_: executed(table, value))
+    running.execute(CHAPTER, parameters)
+    kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4).cells[0].outputs
+    assert [dict(output.data) for output in kept] == [
+        {"text/html": "<table>"},
+        {"text/plain": "3"},
+    ]
+
+
 def test_only_the_last_state_of_a_progress_bar_is_kept(monkeypatch, parameters, tmp_path):
     bar = nbformat.v4.new_output("stream", name="stdout", text="\r 10%\r 50%")
     rest = nbformat.v4.new_output("stream", name="stdout", text="\r100%\nnext\n")
