@@ -158,18 +158,15 @@ def _run_plan(
 def _environment_of_kernels() -> Iterator[None]:
     """Let processes started meanwhile keep memory, and temporary files where no kill leaves any."""
     with tempfile.TemporaryDirectory(prefix="dmlkit-", ignore_cleanup_errors=True) as folder:
-        changes = KEEP_MEMORY | {name: os.environ[name] for name in KEEP_MEMORY & os.environ.keys()}
-        changes["TMPDIR"] = folder
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ |= changes
+        own = (*KEEP_MEMORY, "TMPDIR")
+        before = {name: os.environ[name] for name in own if name in os.environ}
+        os.environ |= KEEP_MEMORY | before | {"TMPDIR": folder}
         try:
             yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            for name in own:
+                del os.environ[name]
+            os.environ |= before
 
 
 def _default_workers(parameters: list[dict[str, Any]]) -> int:
