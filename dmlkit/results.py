@@ -1,11 +1,11 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``runs.csv`` with what of
-the rows a reader compares, ``searches/<run_id>.json`` (what a search tried and how it did on
-held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and the executed
-``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several runs share)
-stay local.
+``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``parameters/`` with those
+of the chapter that many rows share, ``runs.csv`` with what of the rows a reader compares,
+``searches/<run_id>.json`` (what a search tried and how it did on held-out training classes),
+``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/``,
+``pictures/`` and ``stages/`` (models that several runs share) stay local.
 """
 
 import hashlib
@@ -121,8 +121,9 @@ class ChapterResults:
         is_pictured = run.seed == self.parameters["PICTURED_SEED"]
         if is_pictured and not self._embedding_path(run).exists():
             return False
-        made_by = json.loads(self._row_path(run).read_text())["code"]
-        return made_by == code_fingerprint(self.chapter, self.executed)
+        row = json.loads(self._row_path(run).read_text())
+        is_whole = _parameters_path(self._row_path(run), row["parameters"]).exists()
+        return is_whole and row["code"] == code_fingerprint(self.chapter, self.executed)
 
     def save(
         self,
@@ -150,9 +151,7 @@ class ChapterResults:
         if run.seed == self.parameters["PICTURED_SEED"]:
             with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
                 np.save(f, selected.embeddings.numpy().astype(np.float16))
-        # The row comes last: where it is, everything else of the run is whole.
-        with write_atomically(self._row_path(run)) as path:
-            path.write_text(json.dumps(row, separators=(",", ":")))
+        write_row(self._row_path(run), row, self.settings)  # last: where it is, all else is whole
         return row
 
     def _row(self, run: Run, selected: Evaluation, last: Evaluation, fit: Fit) -> dict[str, Any]:
@@ -274,7 +273,7 @@ class ChapterResults:
 
         From then on tables and figures say where the rows do not stand for the data set.
         """
-        rows = pd.DataFrame([json.loads(self._row_path(run).read_text()) for run in runs])
+        rows = pd.DataFrame([read_row(self._row_path(run)) for run in runs])
         rows = rows.sort_values(["method", "seed"], ignore_index=True)
         self.stamp = self._say_what_rows_are(rows)
         with write_atomically(self.folder / "runs.csv") as path:
@@ -349,6 +348,36 @@ class ChapterResults:
 
     def _embedding_path(self, run: Run) -> Path:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
+
+
+def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Write a row, and the parameters that it shares with others beside it and once.
+
+    Args:
+        path: of the row, in ``runs/``.
+        row: with all that determines the run as ``params``.
+        shared: the chapter's parameters.
+    """
+    text = json.dumps(shared, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    if not _parameters_path(path, digest).exists():
+        with write_atomically(_parameters_path(path, digest)) as writable:
+            writable.write_text(text)
+    own = {k: v for k, v in row["params"].items() if k not in shared or shared[k] != v}
+    stored = row | {"params": own, "parameters": digest}
+    with write_atomically(path) as writable:
+        writable.write_text(json.dumps(stored, separators=(",", ":")))
+
+
+def read_row(path: Path) -> dict[str, Any]:
+    """Return what ``write_row`` wrote."""
+    row = json.loads(path.read_text())
+    shared = json.loads(_parameters_path(path, row.pop("parameters")).read_text())
+    return row | {"params": shared | row["params"]}
+
+
+def _parameters_path(row: Path, name: str) -> Path:
+    return row.parent.parent / "parameters" / f"{name}.json"
 
 
 def write_scores(path: Path, scores: Scores) -> None:

@@ -18,7 +18,7 @@ import yaml
 from torchvision.models import resnet50
 
 from dmlkit.chapters import chapter_parameters, chapter_source, read_notebook, up_to_runs
-from dmlkit.results import read_scores
+from dmlkit.results import read_row, read_scores
 from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def metric_columns(folder):
 
 def whole_rows(folder):
     """Return all that JSON holds of the runs of a chapter."""
-    return pd.DataFrame([json.loads(path.read_text()) for path in (folder / "runs").glob("*.json")])
+    return pd.DataFrame([read_row(path) for path in (folder / "runs").glob("*.json")])
 
 
 def test_every_method_leaves_a_row_per_replicate_with_all_columns(smoke):
@@ -93,7 +93,7 @@ def test_claims_compare_the_rows_and_are_marked_as_demonstrations(smoke):
 
 def test_results_by_class_average_to_the_rows(smoke):
     for path in (smoke / CHAPTER / "runs").glob("*.json"):
-        row = json.loads(path.read_text())
+        row = read_row(path)
         scores = read_scores(path.with_suffix(".npz"))
         for metric in ("recall_at_1", "r_precision", "map_at_r"):
             mean = np.average(scores[metric], weights=scores["queries"])
@@ -245,7 +245,7 @@ def test_every_sweep_of_norm_softmax_is_run_and_only_equal_points_are_equal(smok
     files = (smoke / NORM_SOFTMAX / "runs").glob("norm_softmax*.json")
     losses = {}
     for path in files:
-        row = json.loads(path.read_text())
+        row = read_row(path)
         losses[row["method"], row["seed"]] = [entry["loss"] for entry in row["history"]]
     others = ("temperature_0.2", "class_share_0.75", "class_share_corrected_0.75")
     others += ("layer_norm_off", "images_per_class_random", "dimension_8", "mobilenet_v2_8")
@@ -321,7 +321,7 @@ def test_points_of_a_sweep_keep_the_defaults_and_search_their_steps_alone(run_dm
 def test_every_arm_and_point_of_the_ranking_task_trains_in_its_own_way(smoke):
     losses = {}
     for path in (smoke / RANKING / "runs").glob("*-seed0-*.json"):
-        row = json.loads(path.read_text())
+        row = read_row(path)
         losses[row["method"]] = tuple(entry["loss"] for entry in row["history"])
         if row["method"].endswith("_longer"):
             assert row["steps"] == round(12 * (1 + 0.8 * 5 * 4 / 16))
@@ -409,7 +409,7 @@ def test_the_ranking_chapter_executes_on_the_paper_profile(run_dmlkit, tmp_path)
 
 def all_rows(folder):
     """Return every row of a chapter, history included, by method and seed."""
-    found = [json.loads(path.read_text()) for path in (folder / "runs").glob("[!.]*.json")]
+    found = [read_row(path) for path in (folder / "runs").glob("[!.]*.json")]
     return {(row["method"], row["seed"]): row for row in found}
 
 

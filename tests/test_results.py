@@ -14,7 +14,7 @@ from dmlkit import results as module
 from dmlkit.chapters import parameter_defaults
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.results import ChapterResults, compressed, markdown, read_scores, write_scores
+from dmlkit.results import ChapterResults, compressed, markdown, read_row, read_scores, write_scores
 from dmlkit.search import Trial
 from dmlkit.training import Fit
 
@@ -48,13 +48,28 @@ def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
 
     row = results.save(run, NAMES, evaluation, fit=fit)
 
-    assert json.loads((results.folder / "runs" / f"{run.run_id}.json").read_text()) == row
+    assert read_row(results.folder / "runs" / f"{run.run_id}.json") == row
     assert row["metric_map_at_r"] == row["metric_map_at_r_last"]
     assert (row["steps"], row["images_seen"], row["seconds"]) == (5, 40, 1.23)
     assert row["history"] == [{"step": 5, "images_seen": 40, "loss": 1.234568}]
     assert (row["num_queries"], row["num_lone_queries"]) == (4, 2)
     assert row["params"]["EMBEDDING_DIM"] == 4
     assert "NOT_A_PARAMETER" not in row["params"] and "RESULTS_DIR" not in row["params"]
+
+
+def test_rows_share_the_parameters_of_the_chapter(make, evaluation):
+    results = make(LEARNING_RATE=0.5)
+    runs = [results.run("a", seed, "f", LEARNING_RATE=rate) for seed, rate in ((0, 0.5), (1, 2.0))]
+    rows = [results.save(run, NAMES, evaluation) for run in runs]
+    (shared,) = (results.folder / "parameters").iterdir()
+    assert json.loads(shared.read_text()) == results.settings
+    paths = [results.folder / "runs" / f"{run.run_id}.json" for run in runs]
+    own = [json.loads(path.read_text())["params"] for path in paths]
+    assert own == [{}, {"LEARNING_RATE": 2.0}]
+    assert [read_row(path) for path in paths] == rows
+    assert results.is_finished(runs[1])
+    shared.unlink()  # a row without its parameters is made again
+    assert not results.is_finished(runs[1])
 
 
 def test_selected_and_last_results_are_kept_apart(make, evaluation):
