@@ -90,10 +90,15 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     defaults = parameter_defaults(chapter)
     values: dict[str, Any] = {}
     for path in profile_files(profile, chapter):
-        values |= _checked(yaml.safe_load(path.read_text()) or {}, defaults, path.name)
+        given = yaml.safe_load(path.read_text()) or {}
+        if path.stem == profile and not has_runs(chapter):
+            # What a profile says of training concerns only the chapters that train.
+            given = {name: value for name, value in given.items() if name in defaults}
+        values |= _checked(given, defaults, path.name)
     values |= _checked(overrides, defaults, chapter)
     every = defaults | values
-    if "PICTURED_SEED" in every and every["PICTURED_SEED"] not in every["SEEDS"]:
+    has_both = {"SEEDS", "PICTURED_SEED"} <= every.keys()
+    if has_both and every["PICTURED_SEED"] not in every["SEEDS"]:
         values["PICTURED_SEED"] = every["SEEDS"][0]
     return values
 
@@ -153,6 +158,11 @@ def read_notebook(source: Path) -> nbformat.NotebookNode:
 def has_runs(chapter: str) -> bool:
     """Whether a chapter trains: it has a cell tagged ``runs``."""
     return any("runs" in _tags(cell) for cell in read_notebook(chapter_source(chapter)).cells)
+
+
+def chapters_read(parameters: dict[str, Any]) -> list[str]:
+    """Return the chapters whose rows a chapter reads: it is run after these."""
+    return parameters.get("CHAPTERS", [])
 
 
 def up_to_runs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

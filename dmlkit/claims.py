@@ -1,5 +1,7 @@
 """Verdicts on the claims of the papers, from stored results."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -80,6 +82,32 @@ def judge(
             if difference is not None
         ]
     return pd.DataFrame(judged, columns=JUDGED)
+
+
+def ledger(folder: Path) -> pd.DataFrame:
+    """Return what was judged in the results folders below ``folder``, a line per claim and profile.
+
+    Args:
+        folder: holds ``<profile>/<chapter>/claims.csv``, as ``results/`` does.
+
+    Returns:
+        The columns of ``judge`` with ``profile`` and ``chapter`` in front, in the order of
+        ``book/claims.csv``; a claim that a chapter lists and no profile has judged is not in it.
+    """
+    found = []
+    for path in sorted(folder.glob("*/[0-9]*/claims.csv")):
+        claims = pd.read_csv(path, keep_default_na=False)
+        claims.insert(0, "profile", path.parts[-3])
+        claims.insert(1, "chapter", path.parts[-2])
+        found.append(claims)
+    if not found:
+        return pd.DataFrame(columns=["profile", "chapter", *JUDGED])
+    listed = pd.read_csv(PROJECT_ROOT / "book" / "claims.csv")["claim"].tolist()
+    places = {claim: place for place, claim in enumerate(listed)}
+    claims = pd.concat(found, ignore_index=True)
+    return claims.sort_values(
+        "claim", key=lambda names: names.map(places), kind="stable", ignore_index=True
+    )
 
 
 def rung_of(dataset: str, weights: str, cached_views: int, *, is_subset: bool) -> str:

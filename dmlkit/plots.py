@@ -1,5 +1,6 @@
 """The figures of the book, in one style. Each function returns the figure it drew."""
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 
@@ -126,6 +127,64 @@ def differences(table: pd.DataFrame, label: str) -> Figure:
         axis.set_ylim(-0.6, len(of_group) - 0.4)
         axis.set_title(group, loc="left", fontsize=9)
     axes[-1, 0].set_xlabel(label)
+    return figure
+
+
+def beside_published(claims: pd.DataFrame) -> Figure:
+    """Draw our difference of each claim, with the wider 95 % interval, and the published one.
+
+    Args:
+        claims: as ``dmlkit.claims.judge`` returns them, with the published difference in points as
+            ``published_low`` and ``published_high``, equal where a single number was printed.
+    """
+    claims = claims.iloc[::-1]  # the first line on top
+    figure, axis = plt.subplots(figsize=(9, 0.3 * len(claims) + 1.2))
+    at, mean = np.arange(len(claims)), 100 * claims["difference"]
+    low, high = claims[["low", "t_low"]].min(axis=1), claims[["high", "t_high"]].max(axis=1)
+    spans = [mean - 100 * low, 100 * high - mean]
+    axis.errorbar(mean, at, xerr=spans, fmt="o", capsize=3, label="this book")
+    ends = claims["published_low"], claims["published_high"]
+    axis.hlines(at, *ends, color="C1", linewidth=2)
+    for number, end in enumerate(ends):
+        label = None if number else "published"
+        axis.scatter(end, at, marker="D", color="C1", zorder=3, label=label)
+    axis.axvline(0, color="0.4", linewidth=1)
+    names = [f"{c.claim}: {textwrap.shorten(c.statement, 70)}" for c in claims.itertuples()]
+    axis.set_yticks(at, names, fontsize=8)
+    axis.set(xlabel="difference, points", ylim=(-0.7, len(claims) - 0.3))
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    return figure
+
+
+def cost_and_result(methods: pd.DataFrame, value: str) -> Figure:
+    """Draw what methods retrieve against their training time, and name those nobody beats in both.
+
+    Args:
+        methods: ``seconds`` of one run, ``value`` in percent and the ``group`` that shares a
+            colour, by method; those of 0 seconds become horizontal lines.
+        value: what the values are.
+    """
+    figure, axis = plt.subplots(figsize=(8.5, 4.8))
+    trained = methods[methods["seconds"] > 0].sort_values(["seconds", "value"])
+    for number, (group, of_group) in enumerate(trained.groupby("group", sort=True)):
+        marker = "osv^D*"[number % 6]
+        axis.scatter(of_group["seconds"], of_group["value"], label=group, marker=marker, zorder=2)
+    best = -np.inf
+    for name, method in trained.iterrows():
+        if method["value"] > best:
+            best = method["value"]
+            at = (method["seconds"], method["value"])
+            axis.annotate(name, at, (4, 4), textcoords="offset points", fontsize=8)
+    for name, method in methods[methods["seconds"] == 0].iterrows():
+        axis.axhline(method["value"], color="0.5", linestyle="--", linewidth=1, zorder=1)
+        at = (1, method["value"])
+        axis.annotate(name, at, xycoords=("axes fraction", "data"), fontsize=8, va="center")
+    axis.set(xlabel="training time of one run, seconds", ylabel=value)
+    if len(trained):
+        axis.set_xscale("log")
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks("{x:g}")
+        figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 

@@ -275,7 +275,7 @@ class ChapterResults:
         """
         rows = pd.DataFrame([read_row(self._row_path(run)) for run in runs])
         rows = rows.sort_values(["method", "seed"], ignore_index=True)
-        self.stamp = self._say_what_rows_are(rows)
+        self.stamp = what_rows_are(rows)
         with write_atomically(self.folder / "runs.csv") as path:
             rows.drop(columns=NOT_IN_TABLE).round(6).to_csv(path, index=False)
         return rows
@@ -308,14 +308,6 @@ class ChapterResults:
         if said:
             print(said)  # above the table in the notebook, below it in the file
         return table
-
-    def _say_what_rows_are(self, rows: pd.DataFrame) -> str:
-        """Return a sentence on rows of random images or of a part of the data; else nothing."""
-        if rows["data_fingerprint"].str.startswith("generated").any():
-            return "Not run: random images in the layout of the data set."
-        if any(self.parameters.get(f"MAX_{limit}") for limit in ("CLASSES", "IMAGES_PER_CLASS")):
-            return "A part of the data, for a quick look."
-        return ""
 
     def save_figure(
         self, name: str, figure: plt.Figure, *, keep_local: bool = False, of_data: bool = True
@@ -350,6 +342,16 @@ class ChapterResults:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
 
 
+def what_rows_are(rows: pd.DataFrame) -> str:
+    """Return a sentence on rows of random images or of a part of the data; else nothing."""
+    if rows["data_fingerprint"].str.startswith("generated").any():
+        return "Not run: random images in the layout of the data set."
+    limits = ("MAX_CLASSES", "MAX_IMAGES_PER_CLASS")
+    if any(params.get(limit) for params in rows["params"] for limit in limits):
+        return "A part of the data, for a quick look."
+    return ""
+
+
 def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
     """Write a row, and the parameters that it shares with others beside it and once.
 
@@ -374,6 +376,16 @@ def read_row(path: Path) -> dict[str, Any]:
     row = json.loads(path.read_text())
     shared = json.loads(_parameters_path(path, row.pop("parameters")).read_text())
     return row | {"params": shared | row["params"]}
+
+
+def finished_rows(folder: Path) -> pd.DataFrame:
+    """Return the rows that ``runs.csv`` of a chapter's folder lists, whole.
+
+    Raises:
+        FileNotFoundError: the chapter has not been run to its end there, or rows are gone.
+    """
+    run_ids = pd.read_csv(folder / "runs.csv")["run_id"]
+    return pd.DataFrame([read_row(folder / "runs" / f"{run_id}.json") for run_id in run_ids])
 
 
 def _parameters_path(row: Path, name: str) -> Path:

@@ -34,6 +34,7 @@ from dmlkit.chapters import (
     chapter_names,
     chapter_parameters,
     chapter_source,
+    chapters_read,
     has_runs,
     parameter_defaults,
     read_notebook,
@@ -93,6 +94,9 @@ def run_book(
     for chapter, parameters in plan.items():
         _check_inputs_exist(all_parameters(chapter, parameters))
     stale = {c: p for c, p in plan.items() if not is_up_to_date(c, p)}
+    for chapter, parameters in plan.items():  # those that others are read by come first
+        if not stale.keys().isdisjoint(chapters_read(all_parameters(chapter, parameters))):
+            stale[chapter] = parameters
     failures = _run_plan(stale, folder, workers, executor) if stale else []
     shown = {name: value for name, value in overrides.items() if name != "RESULTS_DIR"}
     return write_index(folder, profile, shown), failures
@@ -137,12 +141,13 @@ def _run_plan(
             failures, failed = _await(rows, progress, folder, started)
             # Their rows are there now, so rendering resumes even where RESUME is off.
             filled = {chapter: {"RESUME": True} for chapter, _, _ in apart}
-            whole = {
-                pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
-                for chapter, parameters in plan.items()
-                if chapter not in failed
-            }
-            more, _ = _await(whole, progress, folder, started)
+            for reads_others in (False, True):
+                whole = {
+                    pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
+                    for chapter, parameters in plan.items()
+                    if chapter not in failed and bool(chapters_read(every[chapter])) == reads_others
+                }
+                failures += _await(whole, progress, folder, started)[0]
         except KeyboardInterrupt:
             # Killed, since a notebook that is interrupted politely counts as a dead kernel and is
             # tried again. Rows are whole or absent, and kernels follow the process that made them.
@@ -151,7 +156,7 @@ def _run_plan(
             raise
         if executor is None:
             pool.shutdown()
-    return list(dict.fromkeys(failures + more))
+    return list(dict.fromkeys(failures))
 
 
 @contextmanager
@@ -357,6 +362,9 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
         weights = resolve(every.get(name, "none"))
         if weights.is_file():
             digest.update(f"{weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
+    folder = resolve(every["RESULTS_DIR"])
+    for read in chapters_read(every):
+        digest.update(b"".join(p.read_bytes() for p in sorted((folder / read).glob("*.csv"))))
     digest.update(_data_stamp(every).encode())
     return digest.hexdigest()[:16]
 

@@ -231,3 +231,29 @@ def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
         }
     ).set_index("claim")
     return table.drop(columns="published") if (claims["published"] == "").all() else table
+
+
+def show_ledger(claims: pd.DataFrame) -> pd.DataFrame:
+    """Return judged claims of several profiles for reading: a line per claim, a column per profile.
+
+    Args:
+        claims: as ``dmlkit.claims.ledger`` returns them.
+
+    Returns:
+        In each cell verdict, difference in points and number of replicates; empty where a profile
+        has not judged the claim.
+    """
+    if claims.empty:
+        return show_claims(claims)
+    claims = claims.assign(
+        said=[
+            f"{verdict.removesuffix(' (demonstration)')} ({100 * difference:+.1f}, n {n})"
+            for verdict, difference, n in claims[["verdict", "difference", "n"]].to_numpy()
+        ],
+        metric=[metric_title(metric) for metric in claims["metric"]],
+    )
+    lines = claims.drop_duplicates("claim").set_index("claim")[
+        ["paper", "statement", "metric", "published"]
+    ]
+    said = claims.pivot(index="claim", columns="profile", values="said")
+    return lines.join(said).fillna("")

@@ -117,6 +117,24 @@ def test_the_rung_follows_from_data_weights_and_trunk(dataset, weights, views, i
     assert rung_of(dataset, weights, views, is_subset=is_subset) == rung
 
 
+def test_the_ledger_joins_all_profiles_in_the_order_of_the_list(tmp_path):
+    def judged(profile, chapter, *names):
+        folder = tmp_path / profile / chapter
+        folder.mkdir(parents=True)
+        lines = pd.DataFrame({"claim": names, "published": "", "verdict": "held"})
+        lines.to_csv(folder / "claims.csv", index=False)
+
+    assert claims.ledger(tmp_path).empty
+    judged("mini", "04_self_supervised_ranking", "A1a")
+    judged("birds", "02_baseline_losses", "B1b", "B1a")
+    judged("mini", "02_baseline_losses", "B1a")
+    found = claims.ledger(tmp_path)
+    assert list(zip(found["profile"], found["claim"], strict=True)) == [
+        ("birds", "B1a"), ("mini", "B1a"), ("birds", "B1b"), ("mini", "A1a")
+    ]  # fmt: skip
+    assert found.loc[0, "chapter"] == "02_baseline_losses"
+
+
 def test_the_projects_claims_are_complete_and_unique():
     table = pd.read_csv(claims.PROJECT_ROOT / "book" / "claims.csv", keep_default_na=False)
     assert table["claim"].is_unique

@@ -175,3 +175,36 @@ def test_a_grid_shows_each_image_in_its_place_under_the_title_of_its_column():
     assert [axis.get_title() for axis in axes] == ["a", "b", "c", "", "", ""]
     shown = axes[4].images[0].get_array()
     assert np.array_equal(shown, images[1, 1].permute(1, 2, 0).numpy())
+
+
+def test_published_differences_stand_beside_the_wider_interval_of_ours():
+    claims = pd.DataFrame(
+        {
+            "claim": ["A", "B"],
+            "statement": ["first", "second"],
+            "difference": [0.01, -0.02],
+            "low": [0.0, -0.03],
+            "high": [0.02, -0.01],
+            "t_low": [-0.01, -0.025],
+            "t_high": [0.03, -0.015],
+            "published_low": [2.0, 4.0],
+            "published_high": [4.0, 4.0],
+        }
+    )
+    (axis,) = plots.beside_published(claims).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["B: second", "A: first"]  # from below
+    bars = next(c for c in axis.collections if len(c.get_segments()) == 2)
+    assert [s[:, 0].round(9).tolist() for s in bars.get_segments()] == [[-3.0, -1.0], [-1.0, 3.0]]
+
+
+def test_the_cost_figure_names_what_nothing_beats_in_both():
+    methods = pd.DataFrame(
+        {
+            "seconds": [0, 1, 2, 3, 3],
+            "value": [50.0, 60.0, 55.0, 61.0, 59.0],
+            "group": ["none", "a", "a", "b", "b"],
+        },
+        index=["frozen", "quick", "beaten", "best", "slow"],
+    )
+    (axis,) = plots.cost_and_result(methods, "R@1, %").axes
+    assert [text.get_text() for text in axis.texts] == ["quick", "best", "frozen"]

@@ -53,6 +53,41 @@ def test_kernels_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch, p
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1000"
 
 
+def test_a_chapter_that_reads_others_comes_after_them(monkeypatch, tmp_path):
+    order = []
+
+    class Inline:
+        """Executes at once, in the order of submission."""
+
+        def submit(self, function, chapter, *arguments):
+            order.append(chapter)
+            future = Future()
+            future.set_result(None)
+            return future
+
+    monkeypatch.setattr(running, "chapter_names", lambda: ["07_all_methods", CHAPTER])
+    smoke = {"RESULTS_DIR": str(tmp_path)}
+    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    assert order == [CHAPTER, "07_all_methods"]
+    # Nothing is stale but what it reads: then it is, too.
+    monkeypatch.setattr(running, "is_up_to_date", lambda chapter, _: chapter != CHAPTER)
+    order.clear()
+    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    assert order == [CHAPTER, "07_all_methods"]
+    monkeypatch.setattr(running, "is_up_to_date", lambda chapter, _: True)
+    order.clear()
+    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    assert order == []
+
+
+def test_what_a_chapter_reads_makes_it_stale(tmp_path):
+    parameters = {"RESULTS_DIR": str(tmp_path), "CHAPTERS": [CHAPTER]}
+    before = running._inputs("07_all_methods", parameters)
+    (tmp_path / CHAPTER).mkdir()
+    (tmp_path / CHAPTER / "runs.csv").write_text("run_id\n")
+    assert running._inputs("07_all_methods", parameters) != before
+
+
 def test_a_kernel_that_dies_is_tried_once_more(monkeypatch, parameters, tmp_path):
     outcomes = [DeadKernelError("died"), executed()]
 

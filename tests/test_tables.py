@@ -9,6 +9,7 @@ from dmlkit.tables import (
     circumstances,
     order_stability,
     show_claims,
+    show_ledger,
     steps_to,
     summarise,
     sweep_table,
@@ -73,6 +74,28 @@ def test_what_nothing_is_known_of_is_not_shown_as_zero():
 
 def test_no_claims_are_said_to_be_none():
     assert "No claim" in show_claims(pd.DataFrame()).iloc[0, 0]
+
+
+def test_a_ledger_has_a_line_per_claim_and_a_column_per_profile():
+    claims = pd.DataFrame(
+        {
+            "profile": ["birds", "mini", "mini"],
+            "claim": ["B2", "B2", "A1"],
+            "paper": "P",
+            "statement": ["two", "two", "one"],
+            "metric": "recall_at_1",
+            "published": "",
+            "verdict": ["held", "reversed (demonstration)", "not resolved (demonstration)"],
+            "difference": [0.0213, -0.01, 0.0],
+            "n": [5, 3, 2],
+        }
+    )
+    table = show_ledger(claims)
+    assert table.index.tolist() == ["B2", "A1"]
+    assert table["birds"].tolist() == ["held (+2.1, n 5)", ""]
+    assert table["mini"].tolist() == ["reversed (-1.0, n 3)", "not resolved (+0.0, n 2)"]
+    assert table.loc["B2", "metric"] == "R@1"
+    assert "No claim is judged" in show_ledger(claims[:0]).iloc[0, 0]
 
 
 def test_circumstances_name_every_device_that_took_part():

@@ -1,0 +1,424 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 7. All methods side by side
+#
+# Each chapter compared a method with its own rivals. Here all of them meet, on the same unseen classes: what each adds to the oldest of the
+# losses, what it costs, where they agree and where they fail, what the results vary by, and which of the papers' claims held. **Nothing
+# is trained here.** The chapter reads the rows that the others have left in `RESULTS_DIR`, as far as they are there, and is run after them.
+
+# %% tags=["parameters"]
+CHAPTERS: list = ["01_evaluation", "02_baseline_losses", "03_norm_softmax", "04_self_supervised_ranking", "05_slade", "06_slade_ablations"]  # read, as far as they were run  # fmt: skip
+BASELINE: str = "contrastive"  # method that all others are compared with
+METRIC: str = "map_at_r"  # compared: map_at_r, recall_at_1 or r_precision
+PICTURED: list = ["frozen_trunk", "contrastive", "multi_similarity", "norm_softmax", "margin_ranking", "contrastive_student"]  # methods on maps and pictures  # fmt: skip
+PICTURED_SEED: int = 0  # their replicate: the one whose embeddings the chapters keep
+DATASET: str = "aviary"  # images of these results
+DATA_DIR: str = "data"  # folder that holds real data sets, from the project root
+RESULTS_DIR: str = "results/local/mini"  # where results are and go, from the project root
+
+# %%
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import kendalltau, spearmanr
+
+from dmlkit.claims import ledger
+from dmlkit.datasets import FAMILIES, PICTURES_MAY_BE_SHOWN, load
+from dmlkit.evaluation import evaluate_embeddings
+from dmlkit.intervals import estimate, paired_difference
+from dmlkit.paths import resolve
+from dmlkit.plots import (
+    beside_published,
+    cost_and_result,
+    differences,
+    embedding_maps,
+    lines,
+    nearest_neighbours,
+    set_style,
+)
+from dmlkit.references import OF_FEATURES, OF_PIXELS
+from dmlkit.results import ChapterResults, finished_rows, read_scores, what_rows_are
+from dmlkit.search import Trial, expected_best
+from dmlkit.tables import metric_title, show_claims, show_ledger, summarise
+
+results = ChapterResults("07_all_methods", globals())
+set_style()
+
+# %% [markdown]
+# ## What was run
+#
+# The chapters found here, each with its data, replicates, steps and cost. *Hours* are those of training alone, of all its runs together. Chapters
+# differ in more than the method: with a frozen trunk chapter 4 trains a layer below its heads, and chapter 5 has labels for a part of the classes.
+
+# %%
+folders = {chapter: resolve(RESULTS_DIR) / chapter for chapter in CHAPTERS}
+rows_of = {
+    chapter: finished_rows(folder)
+    for chapter, folder in folders.items()
+    if (folder / "runs.csv").exists()
+}
+if not rows_of:
+    raise ValueError(
+        f"RESULTS_DIR={RESULTS_DIR} holds no rows of {', '.join(CHAPTERS)}; run these chapters first"
+    )
+for chapter, rows in rows_of.items():
+    if others := set(rows["dataset"]) - {DATASET}:
+        raise ValueError(f"{chapter} holds rows of {', '.join(others)}; set DATASET to that")
+results.stamp = what_rows_are(pd.concat(rows_of.values()))
+table = pd.DataFrame(
+    {
+        chapter: {
+            "methods": rows["method"].nunique(),
+            "replicates": rows["seed"].nunique(),
+            "trunk": ", ".join(sorted({p["TRUNK"] for p in rows["params"]})),
+            "steps": str(int(rows["steps"].max())),
+            "hours": f"{rows['seconds'].sum() / 3600:.1f}",
+            "commit": ", ".join(sorted(rows["commit"].unique())),
+        }
+        for chapter, rows in rows_of.items()
+    }
+).T.rename_axis("chapter")
+results.save_table("chapters", table)
+
+# %% [markdown]
+# ## One table
+#
+# Every method of the chapters' main tables; the number in front is its chapter's. What needs no training stands first and once. Percent with 95 %
+# intervals over class splits and test classes, as everywhere; the last columns say how far a method is from the baseline on the *same*
+# splits and queries, in points, with the interval that also allows for training classes that splits share where they do. These are
+# differences to look at, without a verdict: what was claimed beforehand is judged at the end.
+
+# %%
+compared, first_of = [], {}
+for chapter, rows in rows_of.items():
+    main = folders[chapter] / "tables" / "main.csv"
+    if not main.exists():
+        continue
+    for method in pd.read_csv(main)["method"]:
+        of_method = rows[rows["method"] == method]
+        is_reference = method in OF_PIXELS + OF_FEATURES
+        if is_reference and method in first_of:
+            continue
+        first_of.setdefault(method, chapter)
+        label = method if is_reference else f"{int(chapter[:2])} {method}"
+        compared.append(of_method.assign(chapter=chapter, label=label, is_reference=is_reference))
+if not compared:
+    raise ValueError(
+        f"{', '.join(rows_of)} have no table of methods; run chapter 2, 3, 4 or 5, too"
+    )
+every = pd.concat(compared, ignore_index=True)
+by_class = {
+    row.run_id: read_scores(folders[row.chapter] / "runs" / f"{row.run_id}.npz")
+    for row in every.itertuples()
+}
+labels = [*dict.fromkeys(every.sort_values("is_reference", ascending=False, kind="stable").label)]
+scores_of = {
+    label: {row.seed: by_class[row.run_id] for row in every[every.label == label].itertuples()}
+    for label in labels
+}
+# Random halves of one set of classes overlap; species drawn anew for each replicate do not.
+is_random = (every["protocol"] == "random").all()
+overlap = 1.0 if is_random and DATASET not in FAMILIES else 0.0
+
+
+def classes_tested(scores):
+    """Return what tells whether two methods met the same queries."""
+    return tuple(scores["classes"]), tuple(scores["labels"]), tuple(scores["queries"])
+
+
+def difference(first, second, metric=METRIC):
+    """Return the paired difference of two methods; None where they share no two replicates."""
+    one, other = scores_of[first], scores_of[second]
+    seeds = [
+        seed
+        for seed in sorted(one.keys() & other.keys())
+        if classes_tested(one[seed]) == classes_tested(other[seed])
+    ]
+    if len(seeds) < 2:
+        return None
+    pairs = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
+    return paired_difference(*pairs, metric, overlap=overlap)
+
+
+def in_points(found):
+    """Return mean and interval of a difference in points of percent."""
+    low, high = found.interval()
+    if overlap:
+        low, high = min(low, found.t_interval()[0]), max(high, found.t_interval()[1])
+    return {"mean": 100 * found.mean, "low": 100 * low, "high": 100 * high}
+
+
+candidates = [label for label in labels if label.split()[-1] == BASELINE]
+if not candidates:
+    raise ValueError(f"BASELINE={BASELINE} is in no main table here; choose {', '.join(first_of)}")
+baseline = candidates[0]
+to_baseline = {label: difference(label, baseline) for label in labels if label != baseline}
+to_baseline = {label: in_points(found) for label, found in to_baseline.items() if found}
+table = summarise(every.assign(method=every["label"]), by_class, labels)
+title = f"{metric_title(METRIC)} minus {baseline}"
+table.insert(
+    table.columns.get_loc("steps"),
+    title,
+    [
+        f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]" if d else "–"
+        for d in map(to_baseline.get, labels)
+    ],
+)
+results.save_table("all_methods", table)
+
+# %% [markdown]
+# The same differences as a picture. A method whose interval lies to the right of zero retrieves better than the baseline, to the left worse; and most
+# often it says neither.
+
+# %%
+chapter_of = dict(zip(every["label"], every["chapter"], strict=True))
+of_references = set(every.loc[every["is_reference"], "label"])
+group = {label: "not trained" if label in of_references else chapter_of[label] for label in labels}
+if to_baseline:
+    frame = pd.DataFrame(to_baseline).T
+    frame.index = pd.MultiIndex.from_tuples([(group[label], label) for label in frame.index])
+    results.save_figure("differences", differences(frame, f"{title}, points"))
+
+# %% [markdown]
+# ## What does a point cost?
+#
+# Training time of one run, validation included, against what it retrieves. Named are the methods that no other one beats in both; dashed lines are what needs
+# no training. Compare times within a chapter: different chapters were run on different days, some beside other work.
+
+# %%
+frame = pd.DataFrame(
+    {
+        label: {
+            "seconds": of_label["seconds"].mean(),
+            "value": 100 * estimate([by_class[i] for i in of_label["run_id"]], METRIC).mean,
+            "group": group[label],
+        }
+        for label, of_label in every.groupby("label", sort=False)
+    }
+).T
+results.save_figure("cost", cost_and_result(frame, f"{metric_title(METRIC)}, %"))
+
+# %% [markdown]
+# ## One map for each
+#
+# UMAP of the same ten unseen classes, all with the same settings and colours. Distances between far clusters mean nothing; whether a colour holds
+# together does. (Chapters keep the embeddings of one replicate where they were run; a method without is left out.)
+
+# %%
+stored = {}
+for row in every[every["seed"] == PICTURED_SEED].itertuples():
+    path = folders[row.chapter] / "embeddings" / f"{row.run_id}.npy"
+    if path.exists():
+        stored[row.label] = torch.from_numpy(np.load(path)).float()
+pictured = [
+    next((label for label in stored if label.split()[-1] == method), None) for method in PICTURED
+]
+pictured = [label for label in pictured if label]
+test = None
+if pictured:
+    params = every.loc[every["label"] == pictured[-1], "params"].iloc[0]
+    test = load(
+        DATASET,
+        DATA_DIR,
+        image_size=params["CACHE_SIZE"],
+        short_side=params["SHORT_SIDE"],
+        protocol=params["PROTOCOL"],
+        selection=params["SELECTION"],
+        max_classes=params["MAX_CLASSES"],
+        max_images_per_class=params["MAX_IMAGES_PER_CLASS"],
+        seed=PICTURED_SEED,
+    ).test
+    stored = {label: found for label, found in stored.items() if len(found) == len(test)}
+    pictured = [label for label in pictured if label in stored]
+    panels = {label: stored[label] for label in pictured}
+    results.save_figure("maps", embedding_maps(panels, test.labels))
+else:
+    print("No embeddings are kept here: run the chapters anew to see maps and pictures.")
+
+# %% [markdown]
+# ## What all find easy, and what all find hard
+#
+# The three queries that the methods of the maps answer best on average, then the three they answer worst, by average precision at R; neighbours are
+# those of the last method in `PICTURED`. Chosen for their extremes, so they say what kind of image is easy, not how good a method is.
+
+# %% tags=["pictures"]
+if pictured:
+    found = {
+        label: evaluate_embeddings(stored[label], test.labels, ks=(1,)).retrieval
+        for label in pictured
+    }
+    average = torch.stack([f.per_query["map_at_r"] for f in found.values()]).mean(dim=0)
+    order = average.argsort(descending=True, stable=True)
+    extremes, last = torch.cat([order[:3], order[-3:]]), found[pictured[-1]]
+    figure = nearest_neighbours(test, last.neighbours[extremes, :6], last.queries[extremes])
+    results.save_figure("extremes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
+
+# %% [markdown]
+# ## What do results vary by?
+#
+# Standard deviations in points, of the trained methods of each chapter: between the means of the *methods*, which is what the field competes for; between the *class splits*
+# of one method (with its seeds); between splits of the *difference* of two methods, which pairing leaves; of the *test classes* within one split, had others been
+# drawn; and, where there was a search, between the *settings* it tried, each at its best step on held-out training classes.
+
+# %%
+searches = {}  # chapter to method and seed to the best scores of the trials
+for chapter, folder in folders.items():
+    for path in sorted(folder.glob("searches/*.json")):
+        record = json.loads(path.read_text())
+        trials = [
+            Trial(trial["settings"], {int(s): v for s, v in trial["scores"].items()})
+            for trial in record["trials"]
+        ]
+        of_chapter = searches.setdefault(chapter, {})
+        of_chapter[record["method"], record["seed"]] = [trial.score for trial in trials]
+deviations = {}
+for chapter, of_chapter in every[~every["is_reference"]].groupby("chapter"):
+    values = 100 * of_chapter.pivot_table(
+        index="seed", columns="method", values=f"metric_{METRIC}"
+    ).dropna(axis=1)
+    if values.shape[1] < 2 or len(values) < 2:
+        continue
+    within = [estimate([by_class[i]], METRIC).interval() for i in of_chapter["run_id"]]
+    tried = [
+        np.std(s, ddof=1) for s in searches.get(chapter, {}).values() if len(s) > 1 and min(s) >= 0
+    ]
+    pairs = values.sub(values.mean(axis=1), axis=0)
+    deviations[chapter] = {
+        "methods": values.mean().std(),
+        "class splits": values.std().mean(),
+        "splits, of a difference": np.sqrt(2) * pairs.std().mean(),
+        "test classes": 100 * np.mean([high - low for low, high in within]) / (2 * 1.96),
+        "settings": 100 * np.mean(tried) if tried else np.nan,
+    }
+if deviations:
+    table = pd.DataFrame(deviations).T.map(lambda x: "–" if np.isnan(x) else f"{x:.1f}")
+    results.save_table("variation", table.rename_axis("chapter"))
+
+# %% [markdown]
+# ## Does validation know what testing will say?
+#
+# Where there was a search: Kendall's rank correlation, over the methods of a chapter, of the best score on held-out training classes with the score on the
+# test classes of the same split, mean over splits (1: the same order; 0: none). And what a search of fewer trials would have found on the
+# held-out classes, in the mean over methods and splits (Dodge et al., 2019, [arXiv:1909.03004](https://arxiv.org/abs/1909.03004)).
+
+# %%
+agreement, curves = {}, {}
+for chapter, of_chapter in searches.items():
+    tested = rows_of[chapter].set_index(["method", "seed"])[f"metric_{METRIC}"]
+    best = pd.Series({key: max(s) for key, s in of_chapter.items() if len(s) > 1 and key in tested})
+    taus = [
+        kendalltau(group, tested[group.index]).statistic
+        for _, group in best.groupby(level=1)
+        if len(group) > 2
+    ]
+    if taus:
+        agreement[chapter] = {
+            "methods": best.index.get_level_values(0).nunique(),
+            "splits": len(taus),
+            "Kendall's tau": f"{np.mean(taus):.2f}",
+        }
+    several = [s for s in of_chapter.values() if len(s) > 1 and min(s) >= 0]
+    if several:
+        shortest = min(map(len, several))
+        curves[chapter] = 100 * np.mean([expected_best(s)[:shortest] for s in several], axis=0)
+if agreement:
+    results.save_table("validation", pd.DataFrame(agreement).T.rename_axis("chapter"))
+if curves:
+    table = pd.DataFrame({chapter: pd.Series(curve) for chapter, curve in curves.items()})
+    table.index += 1
+    figure = lines(table, "trials", "best MAP@R of validation classes, %")
+    results.save_figure("trials", figure)
+else:
+    print("No chapter has searched here.")
+
+# %% [markdown]
+# ## Does the shape of an embedding tell how it generalises?
+#
+# Roth et al. (2020, [arXiv:2002.08473](https://arxiv.org/abs/2002.08473)) found that embeddings which spread their variance over many directions transfer better. For the pictured
+# replicate: the *spectral decay*, that is the divergence of equal singular values from those of the test embeddings (0: all directions used alike), and
+# the *density*, mean distance within a class over mean distance between classes. They measured training classes; these are the test classes, the only ones
+# whose embeddings are kept. Below the table the rank correlation of either with the metric over the trained methods.
+
+
+# %%
+def shape_of(embeddings, labels):
+    """Return spectral decay and density of unit embeddings (N, D) with labels (N,)."""
+    values = torch.linalg.svdvals(embeddings.double())
+    values = values / values.sum()
+    decay = -(values * len(values)).clamp_min(1e-12).log().mean().item()
+    distances, same = torch.cdist(embeddings, embeddings), labels[:, None] == labels
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    density = distances[same & ~itself].mean() / distances[~same].mean()
+    return {"spectral decay": decay, "density": density.item()}
+
+
+if pictured:
+    of_seed = every[every["seed"] == PICTURED_SEED].set_index("label")
+    shapes = pd.DataFrame({label: shape_of(e, test.labels) for label, e in stored.items()}).T
+    shapes[metric_title(METRIC)] = 100 * of_seed.loc[shapes.index, f"metric_{METRIC}"]
+    trained = shapes[~of_seed.loc[shapes.index, "is_reference"].to_numpy(dtype=bool)]
+    note = ""
+    if len(trained) > 4:
+        rho = {c: spearmanr(trained[c], trained[metric_title(METRIC)]) for c in shapes.columns[:2]}
+        note = "Spearman's correlation over trained methods: " + ", ".join(
+            f"{name} {found.statistic:+.2f} (p {found.pvalue:.2f})" for name, found in rho.items()
+        )
+        note += "; of one replicate, and methods are not independent."
+    results.save_table("shape", shapes.map("{:.2f}".format).rename_axis("method"), note)
+
+# %% [markdown]
+# ## Published and measured
+#
+# For each claim with a published difference: that, and ours, with the wider of its two 95 % intervals, in points. Ours come from other data, trunks and
+# budgets than the papers', so they need not agree; a published difference far outside of our interval is one that does not carry over to here.
+
+# %%
+judged = {
+    chapter: pd.read_csv(folder / "claims.csv", keep_default_na=False)
+    for chapter, folder in folders.items()
+    if (folder / "claims.csv").exists()
+}
+judged = pd.concat(judged.values(), ignore_index=True) if judged else pd.DataFrame()
+if len(judged):
+    # A number, or from one to another, at the beginning of what claims.csv says.
+    printed = judged["published"].str.extract(r"^([+-]?\d+\.?\d*)(?:-(\d+\.?\d*))?").astype(float)
+    spans = printed.set_axis(["published_low", "published_high"], axis=1)
+    spans["published_high"] = spans["published_high"].fillna(spans["published_low"])
+    both = judged.join(spans).dropna(subset=["published_low"])
+    if len(both):
+        results.save_figure("published", beside_published(both))
+
+# %% [markdown]
+# ## The ledger
+#
+# All claims that these chapters could judge, by paper and verdict (chapter 2 says how). Then every claim over all profiles that stand in the
+# folder beside this one, difference in points in brackets.
+
+# %%
+if len(judged):
+    table = pd.crosstab(judged["paper"], judged["verdict"]).rename_axis(columns=None)
+    results.save_table("verdicts", table)
+show_claims(judged)
+
+# %%
+results.save_table("ledger", show_ledger(ledger(resolve(RESULTS_DIR).parent)))
+
+# %% [markdown]
+# ## What would a practitioner choose?
+#
+# TO WRITE
