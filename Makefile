@@ -1,4 +1,4 @@
-# `make book` and `make test` set up .venv by themselves; PYTHON=... chooses the interpreter.
+# `make book`, `make site` and `make test` set up .venv by themselves; PYTHON=... chooses the interpreter.
 PROFILE  ?= mini
 CHAPTERS ?=
 ARGS     ?=
@@ -6,13 +6,16 @@ BIN      := .venv/bin
 READY    := .venv/ready
 PYTHONS  := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
-.PHONY: help book test lab notebooks format clean
+.PHONY: help book site test lab notebooks format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## */  make \1\t/p' Makefile | expand -t 20
 
 book: $(READY) ## run the book, or resume it: PROFILE=mini CHAPTERS=02_baseline_losses ARGS="-p STEPS 300"
 	$(BIN)/dmlkit run $(CHAPTERS) --profile $(PROFILE) $(ARGS)
+
+site: $(READY) ## web pages of what was run, in site/: PROFILE=mini
+	$(BIN)/dmlkit site --profile $(PROFILE) $(ARGS)
 
 test: $(READY) ## check style, notebooks and code, as CI does
 	$(BIN)/ruff check .

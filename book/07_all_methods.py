@@ -416,7 +416,8 @@ if len(judged):
 show_claims(judged)
 
 # %%
-results.save_table("ledger", show_ledger(ledger(resolve(RESULTS_DIR).parent)))
+beside = sorted(path for path in resolve(RESULTS_DIR).parent.iterdir() if path.is_dir())
+results.save_table("ledger", show_ledger(ledger(beside)))
 
 # %% [markdown]
 # ## What would a practitioner choose?

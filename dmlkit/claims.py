@@ -1,5 +1,6 @@
 """Verdicts on the claims of the papers, from stored results."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +85,18 @@ def judge(
     return pd.DataFrame(judged, columns=JUDGED)
 
 
-def ledger(folder: Path) -> pd.DataFrame:
-    """Return what was judged in the results folders below ``folder``, a line per claim and profile.
+def ledger(profiles: Iterable[Path]) -> pd.DataFrame:
+    """Return what was judged in the results folders of several profiles, a line per claim and one.
 
     Args:
-        folder: holds ``<profile>/<chapter>/claims.csv``, as ``results/`` does.
+        profiles: folders ``<profile>`` that hold ``<chapter>/claims.csv``; others are passed over.
 
     Returns:
         The columns of ``judge`` with ``profile`` and ``chapter`` in front, in the order of
-        ``book/claims.csv``; a claim that a chapter lists and no profile has judged is not in it.
+        ``book/claims.csv``; a claim that no profile has judged is not in it.
     """
     found = []
-    for path in sorted(folder.glob("*/[0-9]*/claims.csv")):
+    for path in (path for profile in profiles for path in sorted(profile.glob("*/claims.csv"))):
         claims = pd.read_csv(path, keep_default_na=False)
         claims.insert(0, "profile", path.parts[-3])
         claims.insert(1, "chapter", path.parts[-2])

@@ -46,10 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data.add_argument("--data-dir", help="folder that holds them (default: data/ of the project)")
     data.add_argument("--quick", action="store_true", help="read lists only, open no images")
     data.add_argument("--download", action="store_true", help="fetch it first (omniglot only)")
+    site = commands.add_parser("site", help="render executed chapters as web pages")
+    site.add_argument("--profile", default="mini", help="as for run (default: mini)")
+    site.add_argument(
+        "--results-dir",
+        help="folder with the executed chapters (default: results/local/<profile> if you have run "
+        "a chapter of the profile, else the committed results/<profile>)",
+    )
+    site.add_argument("--output", help="replaced as a whole (default: site/<profile>)")
+    check = commands.add_parser("check-rows", help="check a folder of results without its data")
+    check.add_argument("folder", metavar="FOLDER", help="of a chapter or of a whole profile")
     commands.add_parser("readme", help="rewrite the results table of README.md from results/")
     options = parser.parse_args(arguments)
     try:
-        do = {"run": _run, "sync": _sync, "data": _data, "readme": _readme}
+        do = {"run": _run, "site": _site, "sync": _sync, "data": _data, "readme": _readme}
+        do |= {"check-rows": _check_rows}
         return do[options.command](options)
     except (ValueError, OSError) as error:
         print(f"dmlkit: {error}", file=sys.stderr)
@@ -118,6 +129,24 @@ def _data(options: argparse.Namespace) -> int:
         # Nobody has all of them, so what is absent counts only if it was asked for.
         all_right = all_right and (state == "whole" or (state == "absent" and not options.names))
     return 0 if all_right else 1
+
+
+def _site(options: argparse.Namespace) -> int:
+    # Only this command needs to read the code of all modules.
+    from dmlkit.site import build_site
+
+    output = Path(options.output).absolute() if options.output else None
+    front_page, shown = build_site(options.profile, options.results_dir, output)
+    print(f"site: {front_page}, of {shown}")
+    return 0
+
+
+def _check_rows(options: argparse.Namespace) -> int:
+    from dmlkit.checking_rows import check_rows
+
+    problems, remarks = check_rows(Path(options.folder).absolute())
+    print("\n".join([*remarks, *problems]))
+    return 1 if problems else 0
 
 
 def _readme(options: argparse.Namespace) -> int:

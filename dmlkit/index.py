@@ -2,13 +2,16 @@
 
 import html
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dmlkit.paths import write_atomically
-from dmlkit.tables import show_claims
+from dmlkit import claims
+from dmlkit.chapters import BOOK
+from dmlkit.paths import PROJECT_ROOT, write_atomically
+from dmlkit.tables import ABOUT_CLAIMS, metric_title, show_claims, show_ledger
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -19,6 +22,10 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: left;
 img { max-width: 100%; background: white; }
 :root { color-scheme: light dark; }
 """
+LEGEND = (
+    "Metrics are in percent, on classes never seen in training; brackets hold 95 % "
+    "intervals; differences are in points; <i>n</i> is the number of replicates."
+)
 
 
 def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
@@ -30,15 +37,26 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
         overrides: parameters that were set against the profile, shown in the title.
     """
     chapters = sorted(path.parent for path in folder.glob("*/runs.csv"))
-    overview = pd.DataFrame([_overview(chapter) for chapter in chapters])
+    links = [
+        {
+            "chapter": f"<a href='#{chapter.name}'>{chapter.name}</a>",
+            **overview(chapter),
+            "notebook": f"<a href='{chapter.name}/chapter.ipynb'>chapter.ipynb</a>",
+        }
+        for chapter in chapters
+    ]
+    table = pd.DataFrame(links)
     changes = "".join(f", {name} = {html.escape(str(value))}" for name, value in overrides.items())
     parts = [
         f"<h1>Results of the <code>{html.escape(profile)}</code> profile{changes}</h1>",
-        overview.to_html(index=False, escape=False, border=0) if chapters else "<p>No results.</p>",
-        "<p>Metrics are in percent, on classes never seen in training; brackets hold 95 % "
-        "intervals; differences are in points; <i>n</i> is the number of replicates.</p>",
-        *(_section(chapter) for chapter in chapters),
+        table.to_html(index=False, escape=False, border=0) if chapters else "<p>No results.</p>",
+        f"<p>{LEGEND}</p>",
     ]
+    for chapter in chapters:
+        parts.append(f"<h2 id='{chapter.name}'>{chapter.name}</h2>")
+        for title, shown in sections(chapter):
+            # A figure has its name below.
+            parts += [shown] if shown.startswith("<figure>") else [f"<h3>{title}</h3>", shown]
     page = (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
@@ -51,40 +69,55 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
     return folder / "index.html"
 
 
-def _overview(chapter: Path) -> dict[str, object]:
-    """Return the line of one chapter in the page's first table."""
+def overview(chapter: Path) -> dict[str, object]:
+    """Return the line of one chapter, a folder with its ``runs.csv``, in a table of all."""
     rows = pd.read_csv(chapter / "runs.csv")
     executed = chapter / "chapter.ipynb"
     made = (
         json.loads(executed.read_text())["metadata"].get("dmlkit", {}) if executed.exists() else {}
     )
     return {
-        "chapter": f"<a href='#{chapter.name}'>{chapter.name}</a>",
         "data": ", ".join(sorted(rows["dataset"].unique())),
         "methods": rows["method"].nunique(),
         "replicates": rows["seed"].nunique(),
         "training, s": f"{rows['seconds'].sum():.0f}",
         "last execution, s": made.get("seconds", "not finished"),
         "commit": ", ".join(sorted(rows["commit"].astype(str).unique())),
-        "notebook": f"<a href='{chapter.name}/chapter.ipynb'>chapter.ipynb</a>",
     }
 
 
-def _section(chapter: Path) -> str:
-    """Return tables, claims and figures of one chapter."""
-    parts = [f"<h2 id='{chapter.name}'>{chapter.name}</h2>"]
+def sections(chapter: Path) -> Iterator[tuple[str, str]]:
+    """Yield title and HTML of every table, of the claims and of every figure of one chapter."""
     for table in sorted((chapter / "tables").glob("*.csv")):
         frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-        parts += [f"<h3>{table.stem.replace('_', ' ')}</h3>", frame.to_html(index=False, border=0)]
-    claims = chapter / "claims.csv"
-    if claims.exists():
-        judged = show_claims(pd.read_csv(claims, keep_default_na=False)).reset_index()
-        parts += ["<h3>claims</h3>", judged.to_html(index=False, border=0)]
+        yield table.stem.replace("_", " "), frame.to_html(index=False, border=0)
+    if (chapter / "claims.csv").exists():
+        found = pd.read_csv(chapter / "claims.csv", keep_default_na=False)
+        judged = show_claims(found).reset_index()
+        yield "claims", judged.to_html(index=False, border=0)
     kept = (path for path in chapter.glob("figures/*") if path.suffix in (".png", ".jpg"))
     for figure in sorted(kept):
         name = figure.stem.replace("_", " ")
         source = figure.relative_to(chapter.parent).as_posix()
-        parts.append(
-            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+        yield (
+            name,
+            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>",
         )
-    return "\n".join(parts)
+
+
+def ledger(folder: Path, profile: str) -> Iterator[tuple[str, str]]:
+    """Yield chapter and HTML of its claims, beside the verdicts of all profiles.
+
+    Args:
+        folder: the results folder of ``profile``, which need not be the committed one.
+        profile: name of the profile.
+    """
+    others = (path for path in sorted((PROJECT_ROOT / "results").iterdir()) if path.is_dir())
+    judged = claims.ledger([*(path for path in others if path.name != profile), folder])
+    verdicts = show_ledger(judged).drop(columns=ABOUT_CLAIMS) if len(judged) else pd.DataFrame()
+    listed = pd.read_csv(BOOK / "claims.csv", dtype=str, keep_default_na=False)
+    listed["metric"] = listed["metric"].map(metric_title)
+    for chapter, of_chapter in listed.groupby("chapter"):
+        table = of_chapter.set_index("claim")[ABOUT_CLAIMS].join(verdicts).fillna("")
+        shown = table.loc[:, (table != "").any()].reset_index()
+        yield str(chapter), shown.to_html(index=False, border=0)

@@ -19,6 +19,8 @@ TITLES = {
     "average_precision": "mAP",
 }
 
+ABOUT_CLAIMS = ["statement", "paper", "metric", "published"]
+
 
 def metric_title(metric: str) -> str:
     """Return how tables call a metric: ``R@8`` for ``recall_at_8``."""
@@ -247,13 +249,11 @@ def show_ledger(claims: pd.DataFrame) -> pd.DataFrame:
         return show_claims(claims)
     claims = claims.assign(
         said=[
-            f"{verdict.removesuffix(' (demonstration)')} ({100 * difference:+.1f}, n {n})"
+            f"{verdict.removesuffix(' (demonstration)')} ({100 * difference:+.1f}, n\u00a0{n})"
             for verdict, difference, n in claims[["verdict", "difference", "n"]].to_numpy()
         ],
         metric=[metric_title(metric) for metric in claims["metric"]],
     )
-    lines = claims.drop_duplicates("claim").set_index("claim")[
-        ["paper", "statement", "metric", "published"]
-    ]
+    about = claims.drop_duplicates("claim").set_index("claim")[ABOUT_CLAIMS]
     said = claims.pivot(index="claim", columns="profile", values="said")
-    return lines.join(said).fillna("")
+    return about.join(said).fillna("")

@@ -124,11 +124,11 @@ def test_the_ledger_joins_all_profiles_in_the_order_of_the_list(tmp_path):
         lines = pd.DataFrame({"claim": names, "published": "", "verdict": "held"})
         lines.to_csv(folder / "claims.csv", index=False)
 
-    assert claims.ledger(tmp_path).empty
+    assert claims.ledger([tmp_path]).empty
     judged("mini", "04_self_supervised_ranking", "A1a")
     judged("birds", "02_baseline_losses", "B1b", "B1a")
     judged("mini", "02_baseline_losses", "B1a")
-    found = claims.ledger(tmp_path)
+    found = claims.ledger([tmp_path / "birds", tmp_path / "mini", tmp_path / "none"])
     assert list(zip(found["profile"], found["claim"], strict=True)) == [
         ("birds", "B1a"), ("mini", "B1a"), ("birds", "B1b"), ("mini", "A1a")
     ]  # fmt: skip

@@ -60,7 +60,7 @@ def test_constraints_are_public_pins_without_addresses():
 
 
 def test_constraints_cover_everything_that_is_installed():
-    todo, seen, unpinned = list(requirements("test").values()), set(), set()
+    todo, seen, unpinned = list(requirements("test", "site").values()), set(), set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
@@ -82,9 +82,9 @@ def applies(requirement, extra):
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-@pytest.mark.parametrize("name", requirements("test"))
+@pytest.mark.parametrize("name", requirements("test", "site"))
 def test_ranges_admit_the_pins(name):
-    requirement = requirements("test")[name]
+    requirement = requirements("test", "site")[name]
     assert requirement.specifier.contains(PINS[name]), f"{requirement} refuses {PINS[name]}"
 
 

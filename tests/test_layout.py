@@ -14,16 +14,17 @@ LAYERS = [
     {"miners"},
     {"datasets", "transforms", "samplers", "models", "losses", "metrics"},
     {"batches"},
-    {"training", "evaluation", "features", "ranked_views", "search"},
+    {"training", "evaluation", "features", "ranked_views", "search", "saving"},
     {"references", "pseudo_labels", "swav"},
     {"slade"},
     {"chapters", "intervals", "provenance"},
     {"fingerprint"},
-    {"plots", "results"},
+    {"plots", "results", "gallery"},
     {"claims", "simulation"},
     {"tables", "readme"},
-    {"index", "published"},
-    {"running"},
+    {"index", "published", "checking_files"},
+    {"running", "checking_rows"},
+    {"site"},
     {"cli"},
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -77,7 +78,7 @@ def test_every_module_has_its_test(path):
 
 def test_every_test_has_its_module():
     elsewhere = {"test_layout", "test_environment", "test_book", "test_readme_file", "test_load"}
-    elsewhere |= {"test_every_loss"}
+    elsewhere |= {"test_every_loss", "test_introduction", "test_all_methods", "test_contributing"}
     for test in (ROOT / "tests").rglob("test_*.py"):
         if "benchmarks" in test.parts or "drills" in test.parts or test.stem in elsewhere:
             continue

@@ -1,4 +1,4 @@
-"""Binomial deviance loss (Yi, Lei and Li, ICPR 2014), https://arxiv.org/abs/1407.4979."""
+"""Binomial deviance loss (Yi, Lei and Li, 2014), https://arxiv.org/abs/1407.4979."""
 
 import torch
 import torch.nn.functional as F
