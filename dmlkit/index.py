@@ -36,7 +36,8 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
         profile: name of the profile.
         overrides: parameters that were set against the profile, shown in the title.
     """
-    chapters = sorted(path.parent for path in folder.glob("*/runs.csv"))
+    found = (*folder.glob("*/runs.csv"), *folder.glob("*/chapter.ipynb"))  # some train nothing
+    chapters = sorted({path.parent for path in found})
     links = [
         {
             "chapter": f"<a href='#{chapter.name}'>{chapter.name}</a>",
@@ -70,20 +71,23 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
 
 
 def overview(chapter: Path) -> dict[str, object]:
-    """Return the line of one chapter, a folder with its ``runs.csv``, in a table of all."""
-    rows = pd.read_csv(chapter / "runs.csv")
-    executed = chapter / "chapter.ipynb"
+    """Return the line of one chapter, a folder of results, in a table of all."""
+    executed, about = chapter / "chapter.ipynb", {}
     made = (
         json.loads(executed.read_text())["metadata"].get("dmlkit", {}) if executed.exists() else {}
     )
-    return {
-        "data": ", ".join(sorted(rows["dataset"].unique())),
-        "methods": rows["method"].nunique(),
-        "replicates": rows["seed"].nunique(),
-        "training, s": f"{rows['seconds'].sum():.0f}",
-        "last execution, s": made.get("seconds", "not finished"),
-        "commit": ", ".join(sorted(rows["commit"].astype(str).unique())),
-    }
+    if (chapter / "runs.csv").exists():
+        rows = pd.read_csv(chapter / "runs.csv")
+        about = {
+            "data": ", ".join(sorted(rows["dataset"].unique())),
+            "methods": rows["method"].nunique(),
+            "replicates": rows["seed"].nunique(),
+            "training, s": f"{rows['seconds'].sum():.0f}",
+            "commit": ", ".join(sorted(rows["commit"].astype(str).unique())),
+        }
+    lines = ("data", "methods", "replicates", "training, s", "last execution, s", "commit")
+    about["last execution, s"] = made.get("seconds", "not finished")
+    return {line: about.get(line, "–") for line in lines}
 
 
 def sections(chapter: Path) -> Iterator[tuple[str, str]]:

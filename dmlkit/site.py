@@ -107,8 +107,7 @@ def _write_sources(source: Path, folder: Path, profile: str) -> None:
         _dress_outputs(notebook)
         nbformat.write(notebook, source / f"{name}.ipynb")
         line = {"chapter": f"<a href='{name}.html'>{html.escape(title)}</a>"}
-        if (folder / name / "runs.csv").exists():
-            line |= overview(folder / name)
+        line |= overview(folder / name)
         lines.append(line | {"made by": state})
         parts.append(f"## [{title}]({name}.ipynb)\n")
         for what, shown in sections(folder / name):

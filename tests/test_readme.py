@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from PIL import Image
 
 from dmlkit import readme
+from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.paths import PROJECT_ROOT
 
 
@@ -29,9 +31,11 @@ def test_a_missing_results_file_is_an_error_and_not_an_empty_table(tmp_path, mon
         readme.update_readme()
 
 
-def test_the_examples_in_the_readme_run():
+def test_the_examples_in_the_readme_run(tmp_path, monkeypatch):
     text = (PROJECT_ROOT / "README.md").read_text()
-    of_metrics, of_losses = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    of_metrics, of_losses, of_images = re.findall(
+        r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
     found: dict[str, object] = {}
     exec(of_metrics, found)  # noqa: S102
     assert found["one"][0]["classes"][0] == "class 0"
@@ -39,3 +43,15 @@ def test_the_examples_in_the_readme_run():
     exec(of_losses, trained)  # noqa: S102
     moved = trained["optimizer"].state
     assert trained["loss_fn"].proxies in moved and trained["head"].linear.weight in moved
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    for path in ("photographs/a.jpg", "photographs/b.jpg", "query.jpg"):
+        Image.effect_noise((60, 50), 90).convert("RGB").save(path)
+    trunk = make_trunk("small_convnet")
+    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, 8))
+    *rest, search = of_images.strip().splitlines()
+    searched = {"model": model}
+    exec("\n".join([*rest, f"found = {search}"]), searched)  # noqa: S102
+    assert set(searched["found"]["path"]) == {"a.jpg", "b.jpg"}
+    assert searched["found"]["rank"].tolist() == [1, 2]
