@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def _check_chapter(folder: Path) -> tuple[list[str], list[str], int]:
             by_class[path.stem] = read_scores(path.with_suffix(".npz"))
             problems += [f"runs/{path.name}: {what}" for what in _row(row, by_class[path.stem])]
             records.append(row)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             what = str(error).replace(f"{folder}/", "")
             problems.append(
                 f"runs/{path.name}: cannot be read ({what}); send it and its .npz again"

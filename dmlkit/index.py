@@ -117,7 +117,9 @@ def ledger(folder: Path, profile: str) -> Iterator[tuple[str, str]]:
         profile: name of the profile.
     """
     others = (path for path in sorted((PROJECT_ROOT / "results").iterdir()) if path.is_dir())
-    judged = claims.ledger([*(path for path in others if path.name != profile), folder])
+    judged = claims.ledger(
+        [*(path for path in others if path.name not in (profile, folder.name)), folder]
+    )
     verdicts = show_ledger(judged).drop(columns=ABOUT_CLAIMS) if len(judged) else pd.DataFrame()
     listed = pd.read_csv(BOOK / "claims.csv", dtype=str, keep_default_na=False)
     listed["metric"] = listed["metric"].map(metric_title)

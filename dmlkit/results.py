@@ -11,6 +11,7 @@ of the chapter that many rows share, ``runs.csv`` with what of the rows a reader
 import hashlib
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ class ChapterResults:
         if is_pictured and not self._embedding_path(run).exists():
             return False
         row = json.loads(self._row_path(run).read_text())
-        is_whole = _parameters_path(self._row_path(run), row["parameters"]).exists()
+        # Rows of earlier versions name none.
+        is_whole = _parameters_path(self._row_path(run), row.get("parameters", "")).exists()
         return is_whole and row["code"] == code_fingerprint(self.chapter, self.executed)
 
     def save(
@@ -144,7 +146,11 @@ class ChapterResults:
         """
         row = self._row(run, selected, last or selected, fit or Fit())
         by_class = class_means(
-            {name: values.numpy() for name, values in selected.retrieval.per_query.items()}
+            {
+                name: values.numpy()
+                for name, values in selected.retrieval.per_query.items()
+                if is_kept_by_class(name)
+            }
             | {"labels": selected.retrieval.labels.numpy(), "classes": np.array(class_names)}
         )
         write_scores(self._row_path(run).with_suffix(".npz"), by_class)
@@ -168,8 +174,8 @@ class ChapterResults:
             "fold": run.fold,
             "seed": run.seed,
             "params": self.settings | run.settings,
-            **{f"metric_{name}": value for name, value in selected.metrics.items()},
-            **{f"metric_{name}_last": value for name, value in last.metrics.items()},
+            **{f"metric_{name}": round(x, 9) for name, x in selected.metrics.items()},
+            **{f"metric_{name}_last": round(x, 9) for name, x in last.metrics.items()},
             "selected_step": fit.best_step,
             "steps": end["step"],
             "images_seen": end["images_seen"],
@@ -353,7 +359,7 @@ def what_rows_are(rows: pd.DataFrame) -> str:
 
 
 def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Write a row, and the parameters that it shares with others beside it and once.
+    """Write a row, its learning curve by column, and what parameters it shares with others once.
 
     Args:
         path: of the row, in ``runs/``.
@@ -366,16 +372,28 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
         with write_atomically(_parameters_path(path, digest)) as writable:
             writable.write_text(text)
     own = {k: v for k, v in row["params"].items() if k not in shared or shared[k] != v}
-    stored = row | {"params": own, "parameters": digest}
+    columns = {name for point in row["history"] for name in point}
+    curve = {name: [point.get(name) for point in row["history"]] for name in sorted(columns)}
+    stored = row | {"params": own, "parameters": digest, "history": curve}
     with write_atomically(path) as writable:
         writable.write_text(json.dumps(stored, separators=(",", ":")))
 
 
 def read_row(path: Path) -> dict[str, Any]:
-    """Return what ``write_row`` wrote."""
+    """Return what ``write_row`` wrote.
+
+    Raises:
+        ValueError: it names no parameters, as rows of earlier versions.
+    """
     row = json.loads(path.read_text())
-    shared = json.loads(_parameters_path(path, row.pop("parameters")).read_text())
-    return row | {"params": shared | row["params"]}
+    digest = row.pop("parameters", "")
+    if not re.fullmatch("[0-9a-f]{12}", digest):
+        raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
+    shared = json.loads(_parameters_path(path, digest).read_text())
+    points = zip(*row["history"].values(), strict=True)
+    curve = [dict(zip(row["history"], point, strict=True)) for point in points]
+    history = [{k: v for k, v in point.items() if v is not None} for point in curve]
+    return row | {"params": shared | row["params"], "history": history}
 
 
 def finished_rows(folder: Path) -> pd.DataFrame:
@@ -390,6 +408,14 @@ def finished_rows(folder: Path) -> pd.DataFrame:
 
 def _parameters_path(row: Path, name: str) -> Path:
     return row.parent.parent / "parameters" / f"{name}.json"
+
+
+def is_kept_by_class(metric: str) -> bool:
+    """Return whether a row keeps a metric by class: all that intervals are made of.
+
+    Recall@K above 1, of which tables show the mean alone, would be a third of all results.
+    """
+    return metric == "recall_at_1" or not metric.startswith("recall_at_")
 
 
 def write_scores(path: Path, scores: Scores) -> None:

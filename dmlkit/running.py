@@ -362,9 +362,13 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
         weights = resolve(every.get(name, "none"))
         if weights.is_file():
             digest.update(f"{weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
-    folder = resolve(every["RESULTS_DIR"])
-    for read in chapters_read(every):
-        digest.update(b"".join(p.read_bytes() for p in sorted((folder / read).glob("*.csv"))))
+    folder, read = resolve(every["RESULTS_DIR"]), chapters_read(every)
+    tables = [path for name in read for path in (folder / name).glob("**/*.csv")]
+    claims = folder.parent.glob("*/*/claims.csv") if read else []  # of all profiles
+    for path in sorted({*tables, *claims}):
+        digest.update(path.read_bytes())
+    kept = (path for name in read for path in (folder / name).glob("[es]*/*"))
+    digest.update("".join(sorted(path.name for path in kept)).encode())  # embeddings, searches
     digest.update(_data_stamp(every).encode())
     return digest.hexdigest()[:16]
 
@@ -379,6 +383,8 @@ def _data_stamp(parameters: dict[str, Any]) -> str:
         FileNotFoundError: one is not there, or images of it are missing.
     """
     name = parameters.get("DATASET", "aviary")
+    if chapters_read(parameters):  # it needs rows, and data only for pictures
+        return ""
     if (PROJECT_ROOT / "dmlkit" / "datasets" / "drawings" / f"{name}.py").exists():
         return ""  # nor can they have another data set as their pool
     # Importing torch takes seconds, which a run on drawn data can spare.

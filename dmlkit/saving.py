@@ -118,9 +118,10 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Saved
         raise ValueError(f"{path} is damaged: not all is there as it was written; save it again")
     try:
         model = _build(about)
-    except ValueError as error:  # such as a trunk that this version does not have
+        model.load_state_dict(state)
+    # Such as a trunk that this version does not have, or weights of another network.
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be used: {error}; update dmlkit") from error
-    model.load_state_dict(state)
     model.to(device).eval()
     sizes = {name: about[name] for name in ("image_size", "cache_size", "short_side")}
     return SavedModel(model, about["trunk"], **sizes, note=stored["note"], digest=stored["digest"])

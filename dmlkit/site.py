@@ -23,7 +23,9 @@ from dmlkit.chapters import (
     BOOK,
     chapter_names,
     chapter_source,
+    chapters_read,
     has_runs,
+    parameter_defaults,
     profile_files,
     read_notebook,
 )
@@ -34,6 +36,7 @@ from dmlkit.running import LOCAL_RESULTS
 
 TOOLS = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib", "sphinx-mathjax-offline")
 BENCHMARKS = PROJECT_ROOT / "results" / "benchmarks"
+MARK = ".dmlkit-site"  # a folder with such a file is a site made before
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\(([^()\s#]+)(?:#[^()\s]*)?\)")
 INTERVAL, UNBROKEN = re.compile(r"\[(\S+), (\S+)\]"), r"[\1,&nbsp;\2]"
 
@@ -57,7 +60,7 @@ def build_site(
     profile_files(profile, "")  # raises if there is no such profile
     folder = _results(profile, results_dir)
     output = output or PROJECT_ROOT / "site" / profile
-    if output.exists() and not (output / ".buildinfo").exists() and any(output.iterdir()):
+    if output.exists() and not (output / MARK).exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not a site made before; choose an empty folder for --output")
     if missing := [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]:
         raise FileNotFoundError(
@@ -73,8 +76,10 @@ def build_site(
         sphinx = [sys.executable, "-m", "sphinx", "-q", "-b", "html", title, source, pages]
         if subprocess.run(sphinx, cwd=PROJECT_ROOT).returncode:
             raise OSError("Sphinx could not build the site; its message is above")
-        shutil.rmtree(pages / ".doctrees", ignore_errors=True)
-        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(pages / ".doctrees")
+        (pages / MARK).write_text("This folder is replaced as a whole by dmlkit site.\n")
+        if output.exists():
+            shutil.rmtree(output)
         shutil.move(pages, output)
     return output / "index.html", folder
 
@@ -152,9 +157,12 @@ def _state(name: str, chapter: Path, notebook: nbformat.NotebookNode, profile: s
     Its rows may be of other code; or its text, tables and figures of an earlier version.
     """
     again = f"`dmlkit run {name} --profile {profile}` makes"
-    if has_runs(name) and (chapter / "runs.csv").exists():
-        rows = pd.read_csv(chapter / "runs.csv", dtype=str)
-        old = rows[rows["code"] != code_fingerprint(name)]
+    read = [name] if has_runs(name) else chapters_read(parameter_defaults(name))
+    found = [(one, chapter.parent / one / "runs.csv") for one in read]
+    rows_of = {one: pd.read_csv(path, dtype=str) for one, path in found if path.exists()}
+    if rows_of:
+        rows = pd.concat(rows_of.values())
+        old = pd.concat([r[r["code"] != code_fingerprint(one)] for one, r in rows_of.items()])
         if len(old):
             part = "Made" if len(old) == len(rows) else f"{len(old)} of {len(rows)} rows were made"
             commits = ", ".join(sorted(old["commit"].unique()))

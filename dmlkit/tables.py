@@ -242,15 +242,17 @@ def show_ledger(claims: pd.DataFrame) -> pd.DataFrame:
         claims: as ``dmlkit.claims.ledger`` returns them.
 
     Returns:
-        In each cell verdict, difference in points and number of replicates; empty where a profile
-        has not judged the claim.
+        In each cell verdict (*drawn* where it only demonstrates), difference in points and number
+        of replicates; empty where a profile has not judged the claim.
     """
     if claims.empty:
         return show_claims(claims)
     claims = claims.assign(
         said=[
-            f"{verdict.removesuffix(' (demonstration)')} ({100 * difference:+.1f}, n\u00a0{n})"
-            for verdict, difference, n in claims[["verdict", "difference", "n"]].to_numpy()
+            f"{verdict.replace(' (demonstration)', ', drawn')} ({points:+.1f}, n\u00a0{n})"
+            for verdict, points, n in zip(
+                claims["verdict"], 100 * claims["difference"], claims["n"], strict=True
+            )
         ],
         metric=[metric_title(metric) for metric in claims["metric"]],
     )

@@ -178,7 +178,7 @@ def test_the_table_of_runs_leaves_to_json_what_nobody_compares_and_more_than_six
     results.save(run, NAMES, evaluation, fit=Fit([{"step": 2, "images_seen": 12345678, "loss": 1}]))
     rows = results.load([run])
     assert {"params", "versions", "data_fingerprint", "history"} <= set(rows.columns)
-    assert rows.loc[0, "metric_nmi"] == 2 / 3
+    assert rows.loc[0, "metric_nmi"] == 0.666666667
     written = pd.read_csv(results.folder / "runs.csv", dtype=str).loc[0]
     assert not {"params", "versions", "data_fingerprint", "history"} & set(written.index)
     assert written["metric_nmi"] == "0.666667"

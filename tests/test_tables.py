@@ -93,7 +93,10 @@ def test_a_ledger_has_a_line_per_claim_and_a_column_per_profile():
     table = show_ledger(claims)
     assert table.index.tolist() == ["B2", "A1"]
     assert table["birds"].tolist() == ["held (+2.1, n\u00a05)", ""]
-    assert table["mini"].tolist() == ["reversed (-1.0, n\u00a03)", "not resolved (+0.0, n\u00a02)"]
+    assert table["mini"].tolist() == [
+        "reversed, drawn (-1.0, n\u00a03)",
+        "not resolved, drawn (+0.0, n\u00a02)",
+    ]
     assert table.loc["B2", "metric"] == "R@1"
     assert "No claim is judged" in show_ledger(claims[:0]).iloc[0, 0]
 
