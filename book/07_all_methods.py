@@ -457,7 +457,8 @@ results.save_table("ledger", show_ledger(ledger(beside)))
 # there still have layer norm for all losses.)
 #
 # **What papers published, and what carried over.** With heads on frozen features the differences to contrastive of up to 3.4 points that the Reality Check published are within about one point of zero here, and none is
-# resolved. More dimensions help more here (nine points of R@1 from 64 to 512) than in NormSoftmax's paper (four). SLADE's gains do not carry over to frozen features.
+# resolved. More dimensions help more here (nine points of R@1 from 64 to 512) than in NormSoftmax's paper (four). The two to four points of self-supervised ranking lie outside
+# the intervals of Margin and Multi-Similarity, and SLADE's gains do not carry over to frozen features either.
 #
 # **What this does not say.** One trunk, one data set of photographs, short schedules. *Not resolved* is most of the ledger, and is not *equal*. That two methods are hard to tell apart with a search and ten splits is
 # itself what to know before believing a table with neither.

@@ -178,7 +178,7 @@ def _state(name: str, chapter: Path, notebook: nbformat.NotebookNode, profile: s
             f"figures, are shown as they were. The rows are up to date; {again} the rest anew."
         )
         return ["earlier text", f"\n```{{note}}\n{said}\n```\n"]
-    return ["present code"]
+    return ["present code" if rows_of else "present text"]  # what trains nothing has no digest
 
 
 def _text(notebook: nbformat.NotebookNode) -> list[str]:
