@@ -237,8 +237,8 @@ results.save_figure("learning_curve", learning_curves(curve, ["contrastive"]))
 # The same queries before and after. The first column is the query; then come its nearest images, right (✓) or wrong (✗). Half of the queries
 # are ones that the trained network answers rightly at rank 1, half are not, so the picture shows neither the best nor the worst on purpose. First before training:
 
-# %% tags=["pictures"] mystnb={"image": {"alt": "Six queries and their six nearest images before training, most of another species."}}
-picked = spread_queries(after.retrieval.per_query["recall_at_1"].numpy(), 6)
+# %% tags=["pictures"] mystnb={"image": {"alt": "Four queries and their six nearest images before training, most of another species."}}
+picked = spread_queries(after.retrieval.per_query["recall_at_1"].numpy(), 4)
 asked = after.retrieval.queries[picked]
 save_pictures(
     "neighbours_before", nearest_neighbours(test, before.retrieval.neighbours[picked], asked)
@@ -296,7 +296,7 @@ for seed in SEEDS[:2]:
     for name in ("train", "validation", "test"):
         if (part := getattr(of_seed, name)) is not None:
             parts[f"{name}, replicate {seed}"] = part
-columns = min(8, *(part.num_classes for part in parts.values()))
+columns = min(6, *(part.num_classes for part in parts.values()))
 one_each = [
     part.gather(torch.stack([(part.labels == c).nonzero()[0, 0] for c in range(columns)]))
     for part in parts.values()
@@ -627,11 +627,11 @@ answers = gallery.search(wanted / f"{names[-1]}.png", k=6)
 answers.round(3)
 
 # %% [markdown]
-# The answers as pictures. A folder in place of the image searches with each of its images; here with the first five of ours.
+# The answers as pictures. A folder in place of the image searches with each of its images; here with the first three of ours.
 
-# %% tags=["pictures"] mystnb={"image": {"alt": "Five query birds, each with the six images of the folder that are most similar."}}
+# %% tags=["pictures"] mystnb={"image": {"alt": "Three query birds, each with the six images of the folder that are most similar."}}
 many = gallery.search(wanted, k=6)
-asked_files = list(dict.fromkeys(many["query"]))[:5]
+asked_files = list(dict.fromkeys(many["query"]))[:3]
 positions = [
     [place[f"photographs/{path}"] for path in many.loc[many["query"] == name, "path"]]
     for name in asked_files

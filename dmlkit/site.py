@@ -162,14 +162,16 @@ def _state(name: str, chapter: Path, notebook: nbformat.NotebookNode, profile: s
     rows_of = {one: pd.read_csv(path, dtype=str) for one, path in found if path.exists()}
     if rows_of:
         rows = pd.concat(rows_of.values())
-        old = pd.concat([r[r["code"] != code_fingerprint(one)] for one, r in rows_of.items()])
+        old_of = {one: r[r["code"] != code_fingerprint(one)] for one, r in rows_of.items()}
+        old = pd.concat(old_of.values())
         if len(old):
+            anew = dict.fromkeys([*(one for one, r in old_of.items() if len(r)), name])
             part = "Made" if len(old) == len(rows) else f"{len(old)} of {len(rows)} rows were made"
             commits = ", ".join(sorted(old["commit"].unique()))
             said = (
                 f"{part} by an earlier version of the code: commit {commits}. What makes the "
                 "numbers of this chapter has changed since, so they may come out otherwise; "
-                f"{again} them anew."
+                f"`dmlkit run {' '.join(anew)} --profile {profile}` makes them anew."
             )
             return ["earlier code", f"\n```{{warning}}\n{said}\n```\n"]
     if _text(notebook) != _text(read_notebook(chapter_source(name))):
