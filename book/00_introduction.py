@@ -559,7 +559,8 @@ resolved
 
 # %% [markdown]
 # Two replicates find next to nothing (they are left out of the picture), five are a fair start, and from ten on it pays less and less. Where the species are shared, the curve ends at a floor: no number of seeds tells
-# how other species would have fared. [Chapter 1](01_evaluation.ipynb) computes such a table from real runs, and compares it with the differences that papers have published.
+# how other species would have fared. Random halves have the highest floor because they share *training* species as well, and what two networks learned from the same birds may err in the same way; the interval for photographs allows for that
+# (Nadeau and Bengio, 2003), which is cautious. [Chapter 1](01_evaluation.ipynb) computes such a table from real runs, and compares it with the differences that papers have published.
 #
 # ## 6. A map of the book
 #

@@ -249,11 +249,14 @@ results.save_figure("cost", cost_and_result(frame, f"{metric_title(METRIC)}, %")
 # together does. (Chapters keep the embeddings of one replicate where they were run; a method without is left out.)
 
 # %%
-stored = {}
-for row in every[every["seed"] == PICTURED_SEED].itertuples():
-    path = folders[row.chapter] / "embeddings" / f"{row.run_id}.npy"
-    if path.exists():
-        stored[row.label] = torch.from_numpy(np.load(path)).float()
+paths = [folders[row.chapter] / "embeddings" / f"{row.run_id}.npy" for row in every.itertuples()]
+kept = every.assign(path=paths)[[path.exists() for path in paths]]
+if len(kept) and PICTURED_SEED not in set(kept["seed"]):
+    raise ValueError(
+        f"PICTURED_SEED={PICTURED_SEED}: embeddings are kept of replicate {kept['seed'].min()}"
+    )
+kept = kept[kept["seed"] == PICTURED_SEED]
+stored = {row.label: torch.from_numpy(np.load(row.path)).float() for row in kept.itertuples()}
 pictured = [
     next((label for label in stored if label.split()[-1] == method), None) for method in PICTURED
 ]
@@ -319,8 +322,8 @@ for chapter, of_chapter in every[~every["is_reference"] & ~is_derived(every["met
     deviations[chapter] = {
         "methods": values.mean().std(),
         "class splits": values.std().mean(),
-        # What is beyond the mean of k methods varies less by (k - 1) / k.
-        "splits, of a difference": np.sqrt(2 * k / (k - 1)) * beyond.std().mean(),
+        # Of all pairs; what is beyond the mean of k methods varies less by (k - 1) / k.
+        "splits, of a difference": np.sqrt(2 * k / (k - 1) * beyond.var().mean()),
         "test classes": 100 * np.mean([high - low for low, high in within]) / (2 * 1.96),
     }
 if deviations:

@@ -263,7 +263,7 @@ def gradient_arrows(
 def embedding_maps(
     panels: dict[str, Tensor], labels: Tensor, *, num_classes: int = 10, seed: int = 0
 ) -> Figure:
-    """Draw UMAP maps of several embeddings of the same images side by side.
+    """Draw UMAP maps of several embeddings of the same images side by side, three in a row.
 
     Args:
         panels: title to (N, D) unit embeddings.
@@ -276,8 +276,13 @@ def embedding_maps(
         import umap  # only this figure needs it, and it takes seconds
 
     shown = labels < num_classes
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), squeeze=False)
-    for axis, (title, embeddings) in zip(axes[0], panels.items(), strict=True):
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    size = (5 * columns, 4.6 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, embeddings) in zip(axes.flat, panels.items(), strict=False):
         neighbours = min(15, int(shown.sum()) - 1)
         mapper = umap.UMAP(
             n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1, min_dist=0.2

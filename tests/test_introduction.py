@@ -97,8 +97,9 @@ def test_each_verdict_is_met_once_and_agrees_with_its_interval(chapter):
 def test_more_replicates_resolve_more_and_shared_species_leave_a_floor(chapter):
     table = read_table(chapter, "replicates", index_col="replicates")
     assert (table.diff().iloc[1:] < 0).all().all()
-    assert table.loc[50, "new species"] < table.loc[50, "random halves"]
-    assert table.loc[50, "random halves"] < table.loc[50, "the same species"]
+    # Random halves share training species, too, which their interval allows for.
+    assert table.loc[50, "new species"] < table.loc[50, "the same species"]
+    assert table.loc[50, "the same species"] < table.loc[50, "random halves"]
 
 
 def test_the_saved_model_is_found_and_gives_the_same_neighbours(chapter):
