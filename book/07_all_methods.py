@@ -448,15 +448,15 @@ results.save_table("ledger", show_ledger(ledger(beside)))
 # **A frozen network and little time (`features`).** Fit *within-class whitening*, a closed form, and stop: only four joined contrastive models have a higher mean, and no single loss of chapter 2 has
 # (what it is ahead of contrastive, 0.6 points of MAP@R, is itself not resolved). Whoever trains a head all the same may take one of the oldest losses. None of the 25 other single losses of chapter 2 has a mean more than 0.1
 # points above contrastive, and the only intervals that leave zero out are those of batch-hard triplets and of the two lifted losses with a margin, four to five points *below* it. With ten splits differences to contrastive
-# of one to two points, for some losses four, would be detected before Holm's correction; no claim about two losses is resolved after it. A search of six trials gains 0.9 points over the defaults on held-out classes, and
+# of one to two and a half points of MAP@R (SoftTriple: four) would be detected before Holm's correction, as `claims.csv` of chapter 2 says; no claim of that chapter about two losses is resolved there after it. A search of six trials gains 0.9 points over the defaults on held-out classes, and
 # their order of the losses agrees with the test's only roughly.
 #
-# **What else was offered.** One bit per component in place of a float costs NormSoftmax 2.5 points and saves 31 of 32 bits. Self-supervised ranking changes next to nothing above frozen features
+# **What else was offered.** One bit per component in place of a float costs NormSoftmax 2.5 points of MAP@R (4.6 of R@1) and saves 31 of 32 bits. Self-supervised ranking changes next to nothing above frozen features
 # ([chapter 4](04_self_supervised_ranking.ipynb)). SLADE's student loses to its own teacher by mining wrong pairs ([chapter 5](05_slade.ipynb)); more labels would be the better buy: with true labels for the pool a
 # teacher gains 0.6 to 1.0 points.
 #
-# **A whole network (`birds`).** Fine-tuning adds three points to whitening even at 129 pixels and 150 steps. Five splits do not tell Margin, Multi-Similarity, Proxy-Anchor, NormSoftmax and CosFace from contrastive, with intervals of
-# two to six points to either side, so they may well differ; semi-hard triplets stay behind. As long as nobody knows more, choose what is least trouble: NormSoftmax and CosFace need neither pairs nor a miner, contrastive no vector per class. (The rows of chapter 3
+# **A whole network (`birds`).** Fine-tuning adds three points to whitening even at 129 pixels and 150 steps. Five splits (CosFace: four, in chapter 3) do not tell Margin, Multi-Similarity, Proxy-Anchor, NormSoftmax and CosFace from contrastive: run there, this chapter gives intervals of
+# two to six points of MAP@R to either side, so they may well differ; semi-hard triplets stay behind. As long as nobody knows more, choose what is least trouble: NormSoftmax and CosFace need neither pairs nor a miner, contrastive no vector per class. (The rows of chapter 3
 # there still have layer norm for all losses.)
 #
 # **What papers published, and what carried over.** With heads on frozen features the differences to contrastive of up to 3.4 points that the Reality Check published are within about one point of zero here, and none is

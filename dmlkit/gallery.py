@@ -147,7 +147,9 @@ def index_folder(
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: it holds no image that can be read, or ``known`` was made by another model.
+        TypeError: the model is not what ``load_model`` returned.
     """
+    _check_type(model)
     folder = Path(folder).expanduser()
     files, passed_over = _list_images(folder)
     states = {file: _state(folder / file) for file in files}
@@ -198,11 +200,18 @@ def load_gallery(path: str | Path, model: SavedModel) -> Gallery:
         FileNotFoundError: there is no such file.
         ValueError: the file holds something else, is damaged, was written by a newer version, or
             the gallery was made by another model, to whose embeddings a query's mean nothing.
+        TypeError: the model is not what ``load_model`` returned.
     """
+    _check_type(model)
     stored = read_stored(path, KIND, VERSION, "dmlkit.gallery.save_gallery")
     _check_model(str(path), stored["model"], model)
     names = ("files", "embeddings", "states", "skipped", "passed_over")
     return Gallery(model, Path(stored["folder"]), **{name: stored[name] for name in names})
+
+
+def _check_type(model: SavedModel) -> None:
+    if not isinstance(model, SavedModel):
+        raise TypeError(f"a {type(model).__name__} is no model; give what load_model returned")
 
 
 def _check_model(what: str, digest: str, model: SavedModel) -> None:

@@ -57,6 +57,12 @@ def folder(tmp_path):
     return tmp_path / "shelf"
 
 
+@pytest.mark.parametrize("use", [index_folder, lambda model, path: load_gallery(path, model)])
+def test_what_is_no_loaded_model_is_refused_before_anything_is_read(use, tmp_path):
+    with pytest.raises(TypeError, match="a str is no model; give what load_model returned"):
+        use("birds.pt", tmp_path / "none")
+
+
 def test_the_nearest_come_first_with_their_cosines(model, folder, tmp_path):
     gallery = index_folder(model, folder)
     assert gallery.files == ["deep/blue.bmp", "deep/er/yellow.JPG", "green.jpeg", "red.png"]
