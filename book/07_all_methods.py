@@ -52,8 +52,8 @@ from dmlkit.plots import (
     set_style,
 )
 from dmlkit.references import OF_FEATURES, OF_PIXELS
-from dmlkit.results import ChapterResults, finished_rows, read_scores, what_rows_are
-from dmlkit.search import Trial, expected_best
+from dmlkit.results import ChapterResults, finished_rows, read_scores, trials_of, what_rows_are
+from dmlkit.search import expected_best
 from dmlkit.tables import metric_title, show_claims, show_ledger, summarise
 
 results = ChapterResults("07_all_methods", globals())
@@ -77,10 +77,7 @@ for chapter in rows_of:
     found = [
         {
             **{name: record[name] for name in ("method", "seed", "seconds")},
-            "scores": [
-                Trial(trial["settings"], {int(s): v for s, v in trial["scores"].items()}).score
-                for trial in record["trials"]
-            ],
+            "scores": [trial.score for trial in trials_of(record)],
         }
         for path in sorted(folders[chapter].glob("searches/*.json"))
         for record in [json.loads(path.read_text())]
@@ -411,12 +408,8 @@ if pictured:
 # budgets than the papers', so they need not agree; a published difference far outside of our interval is one that does not carry over to here.
 
 # %%
-judged = {
-    chapter: pd.read_csv(folder / "claims.csv", keep_default_na=False)
-    for chapter, folder in folders.items()
-    if (folder / "claims.csv").exists()
-}
-judged = pd.concat(judged.values(), ignore_index=True) if judged else pd.DataFrame()
+judged = ledger([resolve(RESULTS_DIR)])
+judged = judged[judged["chapter"].isin(CHAPTERS)]
 if len(judged):
     # A number, or from one to another, at the beginning of what claims.csv says.
     printed = judged["published"].str.extract(r"^([+-]?\d+\.?\d*)(?:-(\d+\.?\d*))?").astype(float)

@@ -25,8 +25,8 @@ from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import Scores
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.provenance import commit
-from dmlkit.results import file_digest, read_row, read_scores
-from dmlkit.search import Trial, best_of
+from dmlkit.results import file_digest, read_row, read_scores, trials_of
+from dmlkit.search import best_of
 
 _digest_of = cache(file_digest)
 COUNT, SIGNED = "metric_pseudo_clusters", re.compile(r"metric_(pseudo_ami|ami|order|similar)")
@@ -125,11 +125,7 @@ def _chosen(folder: Path, method: str, seed: int) -> dict[str, Any]:
     """Return the settings that a search found best for a method, where it has one by its name."""
     loss = re.sub("_(concatenated|binary)$", "", method)
     for path in (folder / "searches").glob(f"{loss}-seed{seed}-*.json"):
-        trials = [
-            Trial(trial["settings"], {int(step): v for step, v in trial["scores"].items()})
-            for trial in json.loads(path.read_text())["trials"]
-        ]
-        return best_of(trials).settings
+        return best_of(trials_of(json.loads(path.read_text()))).settings
     return {}
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         do = {"run": _run, "site": _site, "sync": _sync, "data": _data, "readme": _readme}
-        do |= {"check-rows": _check_rows}
+        do["check-rows"] = _check_rows
         return do[options.command](options)
     except (ValueError, OSError) as error:
         print(f"dmlkit: {error}", file=sys.stderr)

@@ -56,8 +56,7 @@ def write_index(folder: Path, profile: str, overrides: dict[str, Any]) -> Path:
     for chapter in chapters:
         parts.append(f"<h2 id='{chapter.name}'>{chapter.name}</h2>")
         for title, shown in sections(chapter):
-            # A figure has its name below.
-            parts += [shown] if shown.startswith("<figure>") else [f"<h3>{title}</h3>", shown]
+            parts += [f"<h3>{title}</h3>", shown] if title else [shown]
     page = (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
@@ -91,7 +90,7 @@ def overview(chapter: Path) -> dict[str, object]:
 
 
 def sections(chapter: Path) -> Iterator[tuple[str, str]]:
-    """Yield title and HTML of every table, of the claims and of every figure of one chapter."""
+    """Yield title and HTML of each table, of the claims and of each figure, which has no title."""
     for table in sorted((chapter / "tables").glob("*.csv")):
         frame = pd.read_csv(table, dtype=str, keep_default_na=False)
         yield table.stem.replace("_", " "), frame.to_html(index=False, border=0)
@@ -103,10 +102,8 @@ def sections(chapter: Path) -> Iterator[tuple[str, str]]:
     for figure in sorted(kept):
         name = figure.stem.replace("_", " ")
         source = figure.relative_to(chapter.parent).as_posix()
-        yield (
-            name,
-            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>",
-        )
+        caption = f"<figcaption>{name}</figcaption>"  # instead of a title
+        yield "", f"<figure><img src='{source}' alt='{name}'>{caption}</figure>"
 
 
 def ledger(folder: Path, profile: str) -> Iterator[tuple[str, str]]:

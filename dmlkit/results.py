@@ -211,10 +211,7 @@ class ChapterResults:
             stored = json.loads(path.read_text())
             if stored["code"] == code:
                 self.search_seconds[method, seed] = stored["seconds"]
-                return [
-                    Trial(trial["settings"], {int(s): v for s, v in trial["scores"].items()})
-                    for trial in stored["trials"]
-                ]
+                return trials_of(stored)
         start = time.perf_counter()
         found = search()
         record = {
@@ -348,6 +345,15 @@ class ChapterResults:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
 
 
+def trials_of(search: dict[str, Any]) -> list[Trial]:
+    """Return the trials of a search, as read from a file in ``searches/``."""
+    return [
+        # JSON has made the steps text.
+        Trial(trial["settings"], {int(step): score for step, score in trial["scores"].items()})
+        for trial in search["trials"]
+    ]
+
+
 def what_rows_are(rows: pd.DataFrame) -> str:
     """Return a sentence on rows of random images or of a part of the data; else nothing."""
     if rows["data_fingerprint"].str.startswith("generated").any():
@@ -390,9 +396,10 @@ def read_row(path: Path) -> dict[str, Any]:
     if not re.fullmatch("[0-9a-f]{12}", digest):
         raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
     shared = json.loads(_parameters_path(path, digest).read_text())
-    points = zip(*row["history"].values(), strict=True)
-    curve = [dict(zip(row["history"], point, strict=True)) for point in points]
-    history = [{k: v for k, v in point.items() if v is not None} for point in curve]
+    history = [
+        {k: v for k, v in zip(row["history"], point, strict=True) if v is not None}
+        for point in zip(*row["history"].values(), strict=True)
+    ]
     return row | {"params": shared | row["params"], "history": history}
 
 

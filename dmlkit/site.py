@@ -116,13 +116,12 @@ def _write_sources(source: Path, folder: Path, profile: str) -> None:
         lines.append(line | {"made by": state})
         parts.append(f"## [{title}]({name}.ipynb)\n")
         for what, shown in sections(folder / name):
-            # A figure has its name below.
-            parts += [_raw(shown)] if shown.startswith("<fig") else [f"### {what}\n", _raw(shown)]
+            parts += [f"### {what}\n", _raw(shown)] if what else [_raw(shown)]
         if (folder / name / "figures").exists():
             shutil.copytree(folder / name / "figures", source / "files" / name / "figures")
 
     absent = [_title(name) for name in chapter_names() if name not in names]
-    table = pd.DataFrame(lines).fillna("").rename(columns={"last execution, s": "execution, s"})
+    table = pd.DataFrame(lines).rename(columns={"last execution, s": "execution, s"})
     values = {
         "profile": profile,
         "chapters": _raw(table.to_html(index=False, escape=False, border=0)),
