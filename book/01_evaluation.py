@@ -424,7 +424,7 @@ results.save_table("protocols", protocols, f"{note} {circumstances(rows)}")
 # ranking once a share of the class has been found? (Interpolated: the best precision at that recall or a higher one,
 # averaged over queries.)
 
-# %%
+# %% mystnb={"image": {"alt": "Precision over recall, before and after training: a curve that stays high for longer is better."}}
 test = load_splits(seed=PICTURED_SEED).test
 pictured = {
     method: results.embeddings(runs[method, PICTURED_SEED])
@@ -487,7 +487,7 @@ cosine = 100 * retrieval_metrics(embeddings, test.labels, ks=(1,)).means()["reca
 note = f"Recall@1 in percent; cosine similarity of the floats: {cosine:.1f}, chance: {chance:.1f}."
 results.save_table("binary_codes", recall.rename_axis("code").round(1), note)
 
-# %%
+# %% mystnb={"image": {"alt": "Recall at 1 over the length of binary codes, with a band between best and worst order of ties, beside lines for cosine similarity and for chance."}}
 figure, axis = plt.subplots(figsize=(7.5, 3.8))
 curve = recall.iloc[:-1]
 axis.fill_between(lengths, curve["worst"], curve["best"], alpha=0.2, label="worst to best order")
@@ -634,7 +634,7 @@ if SIMULATIONS < 200:
     note += " Too few to say anything: raise SIMULATIONS."
 results.save_table("coverage", coverage, note, of_data=False)
 
-# %%
+# %% mystnb={"image": {"alt": "How often each kind of interval contains the truth, over the number of replicates and of classes, beside a line at 95 percent."}}
 drawn = coverage.reset_index().melt(["replicates", "n"], var_name="interval", value_name="coverage")
 with plt.rc_context({"figure.constrained_layout.use": False}):  # the grid lays itself out
     grid = sns.relplot(

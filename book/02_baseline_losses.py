@@ -203,7 +203,7 @@ pd.DataFrame(
 # Below, each row is one test class of the pictured
 # replicate: look for what a row has in common, and for rows that could be taken for each other.
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Images of some test classes, one class per row."}}
 figure = sample_images(splits.test)
 results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
@@ -371,7 +371,7 @@ methods = [name for listed in METHODS for name in (losses if listed == "all" els
 # is solved, or held between pulls and pushes that cancel. (Margin's arrows are one draw of its negatives; SoftTriple's several centres per
 # class are random and not shown.)
 
-# %%
+# %% mystnb={"image": {"alt": "Nine points of three classes on a circle, once per loss, each with an arrow to where its loss moves it; proxies are marked."}}
 angles = torch.tensor([0.0, 35, 110, 20, 60, 150, 200, 250]).deg2rad()
 toy_labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
 toy = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -788,7 +788,7 @@ results.save_table("stability", order_stability(rows, by_class, methods))
 # of them to confuse. Bands span all replicates. A loss that falls while validation does not rise has begun to learn the
 # training classes by heart. (Of many methods, the six of `mini`.)
 
-# %%
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per loss."}}
 few = (
     "contrastive",
     "triplet_semihard",
@@ -807,7 +807,7 @@ results.save_figure("learning_curves", learning_curves(rows, drawn))
 # with the method that did best on held-out training classes of that replicate, in the search or along the way (without either, the
 # first method). Distances between far clusters mean nothing here; whether a colour holds together does.
 
-# %%
+# %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 first = rows[rows["method"].isin(methods) & (rows["seed"] == PICTURED_SEED)].set_index("method")
 scores = first["history"].map(lambda h: max(point.get("validation_map_at_r", 0) for point in h))
 for method in methods:
@@ -828,7 +828,7 @@ results.save_figure("umap", embedding_maps(panels, test.labels))
 # queries are spread evenly over those whose first neighbour is right, then over those where it is wrong. (In-Shop,
 # which has a gallery, is shown among its queries.)
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class."}}
 retrieved = evaluate_embeddings(pictured, test.labels, ks=(1,)).retrieval
 picked = spread_queries(retrieved.per_query["recall_at_1"].numpy(), 6)
 figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.queries[picked])

@@ -646,7 +646,7 @@ results.save_table("published", shown, caveat("03_norm_softmax", DATASET), of_da
 # Left, the training loss relative to its first value; right, where training classes are held out, MAP@R on these. Bands span
 # all replicates. Does a loss that falls faster also end higher?
 
-# %%
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per loss."}}
 results.save_figure("learning_curves", learning_curves(rows, METHODS))
 
 # %% [markdown]
@@ -658,7 +658,7 @@ results.save_figure("learning_curves", learning_curves(rows, METHODS))
 # losses follow with the same two heads: is a difference between losses one between heads?
 
 
-# %%
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, with and without layer norm."}}
 def not_run(sweep):
     """Return what stands in the place of a sweep that this profile leaves out."""
     return f"Not in this profile: add {sweep} to SWEEPS."
@@ -708,7 +708,7 @@ published_part("layer_norm")
 # single class says only where that class is. The paper's optimum on CUB-200-2011 was 25 images of 3 classes. Look for a hump,
 # and for the fall at the right end.
 
-# %%
+# %% mystnb={"image": {"alt": "Retrieval over the number of images of each class in a batch, with intervals."}}
 show_sweep("images_per_class", "images of each class in a batch")
 
 # %%
@@ -721,7 +721,7 @@ published_part("class_balancing")
 # point by itself, with all that test classes differ by; differences on the same classes are known three times as well: see the
 # claims.)
 
-# %%
+# %% mystnb={"image": {"alt": "Retrieval over the temperature, with intervals."}}
 show_sweep("temperature", "temperature")
 
 # %% [markdown]
@@ -733,7 +733,7 @@ show_sweep("temperature", "temperature")
 # fewer bytes? (Floats have 32 bits here; half as many would do.)
 
 
-# %%
+# %% mystnb={"image": {"alt": "Retrieval over bytes per image, of embeddings as floating-point numbers and as bits, a curve per loss."}}
 def num_bytes(changed, bits):
     """Return the bytes of an embedding with so many bits per component."""
     return -(-changed["EMBEDDING_DIM"] * bits // 8)
@@ -826,10 +826,10 @@ results.save_table("search_time", timed, on, of_data=False)
 # one). Where made-up embeddings lie near the vectors of their classes it does (0.87), and the correction mends most of that
 # (0.99). (Adam's momentum goes on moving class vectors that a step leaves out.)
 
-# %%
+# %% mystnb={"image": {"alt": "Retrieval over the share of classes in the softmax, with intervals."}}
 show_sweep("class_share", "share of the training classes in the softmax of a step")
 
-# %%
+# %% mystnb={"image": {"alt": "Retrieval over the share of classes in a corrected softmax, with intervals."}}
 show_sweep("class_share_corrected", "share of the training classes, corrected")
 
 # %% [markdown]
@@ -872,7 +872,7 @@ results.save_table("step_cost", costs, on, of_data=False)
 # UMAP of the first ten test classes, before training and after training with NormSoftmax (without it, the first method).
 # Distances between far clusters mean nothing; whether a colour holds together does.
 
-# %%
+# %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
 best = "norm_softmax" if "norm_softmax" in METHODS else METHODS[0]
 pictured = results.embeddings(runs[best, PICTURED_SEED])
@@ -885,7 +885,7 @@ results.save_figure("umap", embedding_maps(panels, test.labels))
 # Queries of unseen classes (black frame) and their nearest neighbours, right (✓) or wrong (✗): spread evenly over those whose
 # first neighbour is right, then over the others.
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class."}}
 retrieved = evaluate_embeddings(pictured, test.labels, ks=(1,)).retrieval
 picked = spread_queries(retrieved.per_query["recall_at_1"].numpy(), 6)
 figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.queries[picked])

@@ -195,7 +195,7 @@ pd.DataFrame(
 # size; corners moved inwards by up to $c_n$ of half a side; brightness, contrast and saturation times $1 \pm c_n / 2$. Here are
 # six training images with their views.
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Images, one per row, from left to right in views of growing strength: as they are, then cropped, tilted and recoloured more and more."}}
 make_views = RankedViews(
     IMAGE_SIZE, strengths=strengths(NUM_VIEWS, VIEW_STRENGTH), families=VIEW_FAMILIES, seed=0
 )
@@ -754,7 +754,7 @@ results.save_table("published", shown, note, of_data=False)
 # claims below also allow for training classes that random splits share). If order is what helps, `_ranking` stands to the right of zero and
 # `_shuffled` and `_positives` do not.
 
-# %%
+# %% mystnb={"image": {"alt": "Differences of MAP at R between each arm and its base loss, as points with intervals beside a line at zero."}}
 of_method = {
     method: [by_class[run_id] for run_id in group.sort_values("seed")["run_id"]]
     for method, group in rows.groupby("method")
@@ -789,13 +789,13 @@ shown
 # %% [markdown]
 # (*Images seen* are those of the metric loss alone.)
 
-# %%
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per method."}}
 results.save_figure("learning_curves", learning_curves(rows, headline))
 
 # %% [markdown]
 # The precision-recall curve: of the images up to the one at which a share of the query's class is found, how many are of its class?
 
-# %%
+# %% mystnb={"image": {"alt": "Precision over recall, a curve per method."}}
 of_curve = [f"metric_precision_at_recall_{percent}" for percent in range(10, 101, 10)]
 curves = 100 * rows[rows["method"].isin(headline)].groupby("method")[of_curve].mean().loc[headline]
 curves.columns = [f"{percent}" for percent in range(10, 101, 10)]
@@ -808,7 +808,7 @@ results.save_table("precision_recall", curves.round(1))
 # First what the task asks for, seen by the *metric* head on images of unseen classes: mean similarity to views of growing strength. It falls without any training, too: what
 # counts is the change against the base loss and against the untrained trunk.
 
-# %%
+# %% mystnb={"image": {"alt": "Similarity of an image to its view, over the strength of the view, a curve per method."}}
 compared = ["frozen_trunk"] * ("frozen_trunk" in REFERENCES) + headline
 pairs = [(loss, arm) for loss in METHODS for arm in ARMS]
 of_view = [f"metric_similarity_to_view_{n}" for n in range(1, NUM_VIEWS + 1)]
@@ -958,14 +958,14 @@ results.save_table("choices", chosen)
 # UMAP of the first ten test classes, with and without the task. Distances between far clusters mean nothing; whether a colour holds together
 # does.
 
-# %%
+# %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
 best = f"{METHODS[0]}_ranking" if "ranking" in ARMS else METHODS[0]
 panels = {m: results.embeddings(runs[m, PICTURED_SEED]) for m in dict.fromkeys((METHODS[0], best))}
 pictured = panels[best]
 results.save_figure("umap", embedding_maps(panels, test.labels))
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class."}}
 retrieved = retrieval_metrics(normalize(pictured), test.labels, ks=(8,))
 picked = spread_queries(retrieved.per_query["recall_at_8"].numpy(), 6)
 figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.queries[picked])

@@ -579,7 +579,7 @@ results.save_table("published_in_shop", published("05_slade", "in_shop"), of_dat
 #
 # Each arm minus its teacher, on the same replicates and queries: points of percent. If pseudo labels are what helps, `_student` stands to the right of `_longer`, and `_clusters` of `_shuffled`; `_oracle` says how much better pseudo labels could help.
 
-# %%
+# %% mystnb={"image": {"alt": "Differences of MAP at R between each arm and its teacher, as points with intervals beside a line at zero."}}
 of_method = {
     method: [by_class[run_id] for run_id in group.sort_values("seed")["run_id"]]
     for method, group in rows.groupby("method")
@@ -609,7 +609,7 @@ results.save_table("changes", changes.round(2))
 # %% [markdown]
 # Training loss relative to its first value (losses of different arms have different terms: compare shapes, not levels) and, where a validation part exists, MAP@R on it.
 
-# %%
+# %% mystnb={"image": {"alt": "Training loss relative to its first value, and retrieval of held-out classes where there are any, over the steps, a curve per method."}}
 results.save_figure("learning_curves", learning_curves(rows, [*trained]))
 
 # %% [markdown]
@@ -630,7 +630,7 @@ results.save_table("pseudo_labels", quality.round(3))
 # %% [markdown]
 # Images of some clusters of the first student's teacher, one cluster per row:
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Images of the pool, one cluster of the teacher per row."}}
 pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]]
 replicate = started(first.start, PICTURED_SEED)
 teacher = made_by(first._replace(arm="teacher"), PICTURED_SEED)
@@ -650,7 +650,7 @@ results.save_figure("clusters", figure, keep_local=DATASET not in PICTURES_MAY_B
 #
 # Mean and standard deviation of the cosine of responses, of pairs of one cluster and of pairs of two, as the student trains (first replicate). Pairs above the upper line and below the lower one are mined; where the lines touch, none are.
 
-# %%
+# %% mystnb={"image": {"alt": "Two lines with bands over the steps: the running similarities of pairs of one cluster and of pairs of two."}}
 panels = {}
 for method in [name for name in students if not trained[name].is_joined]:
     row = rows[(rows["method"] == method) & (rows["seed"] == PICTURED_SEED)].iloc[0]
@@ -677,7 +677,7 @@ shown
 # SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few prototypes are used. Whether what it learned tells
 # unseen classes apart says `swav_trunk` in the main table, its features as they are, beside `frozen_trunk`.
 
-# %%
+# %% mystnb={"image": {"alt": "The loss of SwAV relative to the logarithm of the number of prototypes, over its steps, a curve per replicate; 1 is an even guess."}}
 shown = "Not in this profile: add swav to STARTS."
 if "swav" in STARTS:
     of_swav = {f"seed {seed}": pd.DataFrame(swav(seed)["history"]) for seed in SEEDS}
@@ -693,7 +693,7 @@ shown
 #
 # UMAP of the first ten test classes by teacher and student. Distances between far clusters mean nothing; whether a colour holds together does.
 
-# %%
+# %% mystnb={"image": {"alt": "A map of test images by teacher and by student, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
 last_student = [name for name in students if not trained[name].is_joined][-1]
 pair = [trained[last_student]._replace(arm="teacher").name, last_student]
@@ -703,7 +703,7 @@ results.save_figure("umap", embedding_maps(panels, test.labels))
 # %% [markdown]
 # The same queries (black frame) and their nearest neighbours, by the teacher and by the student:
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class; first by the teacher, then by the student."}}
 for method in pair:
     found = evaluate_embeddings(panels[method], test.labels, ks=(1,)).retrieval
     if method == pair[0]:

@@ -525,7 +525,7 @@ of_method = {
 results.save_table("references", summarise(rows, by_class, REFERENCES), circumstances(rows))
 
 
-# %%
+# %% mystnb={"image": {"alt": "Differences of MAP at R between each point and the first of its sweep, as points with intervals beside a line at zero."}}
 def change(method, base):
     """Return mean and interval of a difference of MAP@R, in points of percent."""
     if len(SEEDS) < 2:  # no interval
@@ -600,6 +600,18 @@ if len(changes):
 
 # %%
 show("start")
+
+# %% [markdown]
+# How SwAV ended on each replicate. A loss of $\ln K$ (relative loss 1) is an even guess among its $K$ prototypes: it has then learned nothing, and a start from it is a start from wherever SwAV began ([chapter 5](05_slade.ipynb) has the curves).
+
+# %%
+shown = "Not in this profile: no trunk starts from SwAV."
+if "swav" in starts:
+    ends = {seed: swav(seed, Data())["history"][-1] for seed in SEEDS}
+    names = ["step", "loss", "relative_loss", "prototypes_used", "usage_entropy"]
+    ends = pd.DataFrame(ends).T.rename_axis("replicate")[names].astype({"step": int})
+    shown = results.save_table("swav", ends.round(3))
+shown
 
 # %%
 published_part("teacher")

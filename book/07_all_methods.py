@@ -211,7 +211,7 @@ results.save_table("all_methods", table)
 # %% [markdown]
 # The same differences as a picture: right of zero a method looks better than the baseline, left of it worse; an interval across zero says neither.
 
-# %%
+# %% mystnb={"image": {"alt": "The difference of each method to contrastive, as points with intervals beside a line at zero, a colour per chapter."}}
 chapter_of = dict(zip(every["label"], every["chapter"], strict=True))
 of_references = set(every.loc[every["is_reference"], "label"])
 group = {label: "not trained" if label in of_references else chapter_of[label] for label in labels}
@@ -226,7 +226,7 @@ if to_baseline:
 # Training time of one run, validation included, against what it retrieves. Named are the methods that no other one beats in both; dashed lines are what needs
 # no training. Where chapters have other replicates (*n* above), only the paired differences compare them. Compare times within a chapter: different chapters were run on different days, some beside other work.
 
-# %%
+# %% mystnb={"image": {"alt": "Results of all methods over their training time."}}
 frame = pd.DataFrame(
     {
         label: {
@@ -245,7 +245,7 @@ results.save_figure("cost", cost_and_result(frame, f"{metric_title(METRIC)}, %")
 # UMAP of the same ten unseen classes, all with the same settings and colours. Distances between far clusters mean nothing; whether a colour holds
 # together does. (Chapters keep the embeddings of one replicate where they were run; a method without is left out.)
 
-# %%
+# %% mystnb={"image": {"alt": "Maps of the same test classes, one per method, in the same colours."}}
 paths = [folders[row.chapter] / "embeddings" / f"{row.run_id}.npy" for row in every.itertuples()]
 kept = every.assign(path=paths)[[path.exists() for path in paths]]
 if len(kept) and PICTURED_SEED not in set(kept["seed"]):
@@ -285,7 +285,7 @@ else:
 # The three queries that the methods of the maps answer best on average, then the three they answer worst, by average precision at R; neighbours are
 # those of the last method in `PICTURED`. Chosen for their extremes, so they say what kind of image is easy, not how good a method is.
 
-# %% tags=["pictures"]
+# %% tags=["pictures"] mystnb={"image": {"alt": "The three easiest and the three hardest queries, each followed by its nearest images."}}
 if pictured:
     found = {
         label: evaluate_embeddings(stored[label], test.labels, ks=(1,)).retrieval
@@ -334,7 +334,7 @@ if deviations:
 # test classes of the same split, mean over splits (1: the same order; 0: none), and by how much the best trial is above the defaults, which are the first. Then what a
 # search of fewer trials would have found, in the mean over methods and splits, all in points of MAP@R of the held-out classes (Dodge et al., 2019, [arXiv:1909.03004](https://arxiv.org/abs/1909.03004)).
 
-# %%
+# %% mystnb={"image": {"alt": "The best validation result to expect, over the number of trials of a search, a curve per chapter."}}
 agreement, curves = {}, {}
 for chapter, found in searched.items():
     of_chapter = found.set_index(["method", "seed"])["scores"]
@@ -407,7 +407,7 @@ if pictured:
 # For each claim with a published difference: that, and ours, with the wider of its two 95 % intervals, in points. Ours come from other data, trunks and
 # budgets than the papers', so they need not agree; a published difference far outside of our interval is one that does not carry over to here.
 
-# %%
+# %% mystnb={"image": {"alt": "Published differences beside ours with intervals, a row per claim."}}
 judged = ledger([resolve(RESULTS_DIR)])
 judged = judged[judged["chapter"].isin(CHAPTERS)]
 if len(judged):

@@ -227,15 +227,14 @@ def _page(path: Path, names: list[str]) -> str | None:
 
 
 def _dress_outputs(notebook: nbformat.NotebookNode) -> None:
-    """Describe figures by the name they are saved under, and keep intervals in one line."""
+    """Describe figures by the heading above where nothing else does; keep intervals in one line."""
     heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [heading])[-1]
             continue
-        saved = re.search(r"save_figure\(\s*\"(\w+)\"", cell.source)
-        name = saved[1].replace("_", " ") if saved else heading
-        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {name}"}}
+        # Of chapters that were executed before their figures had a description.
+        cell.metadata.setdefault("mystnb", {"image": {"alt": f"Figure: {heading}"}})
         for data in (output.data for output in cell.outputs if "data" in output):
             if "text/html" in data:
                 data["text/html"] = INTERVAL.sub(UNBROKEN, "".join(data["text/html"]))
