@@ -94,8 +94,8 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
         if path.stem == profile and not has_runs(chapter):
             # What a profile says of training concerns only the chapters that train.
             given = {name: value for name, value in given.items() if name in defaults}
-        values |= _checked(given, defaults, path.name)
-    values |= _checked(overrides, defaults, chapter)
+        values |= checked_parameters(given, defaults, path.name)
+    values |= checked_parameters(overrides, defaults, chapter)
     every = defaults | values
     has_both = {"SEEDS", "PICTURED_SEED"} <= every.keys()
     if has_both and every["PICTURED_SEED"] not in every["SEEDS"]:
@@ -103,7 +103,9 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     return values
 
 
-def _checked(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
+def checked_parameters(
+    values: dict[str, Any], defaults: dict[str, Any], where: str
+) -> dict[str, Any]:
     """Return ``values`` with their types checked against ``defaults``."""
     checked = {}
     for name, value in values.items():

@@ -26,6 +26,12 @@ OF_ROWS = {
 # What readers list and what is drawn stands in the data fingerprint of a row.
 OF_DATA = ("dmlkit.datasets.readers", "dmlkit.datasets.drawings", "dmlkit.datasets.checking")
 
+# What only looks: a cell that calls nothing else may be executed between those of a chapter.
+LOOKING = {
+    *("print", "display", "len", "type", "help", "vars", "head", "tail", "describe", "info"),
+    *("keys", "values", "items", "unique", "nunique", "value_counts", "mean", "round"),
+}
+
 Import = tuple[str, str | None]  # a module, and the name taken from it, if one is
 
 
@@ -145,14 +151,26 @@ def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str
         chapter: name of the chapter.
         executed: what the kernel has executed so far, where there is one. If that is not the
             chapter as it stands on disk, the fingerprint begins with ``edited`` and matches none
-            made before.
+            made before. Cells that only look at something do not count.
+
+    Raises:
+        ValueError: parameters were set after cells that had used their earlier values, and these
+            were not executed again.
     """
     notebook = read_notebook(chapter_source(chapter))
     wanted = _code(up_to_runs(notebook))
     if executed is not None:
         cells = [cell.strip() for cell in executed if cell.strip()]
+        set_last = max((i for i, c in enumerate(cells) if _assigns_parameters(c)), default=0)
+        above = wanted[: wanted.index(cells[-1])] if cells[-1] in wanted else wanted
+        if set(above) & set(cells[:set_last]) - set(cells[set_last:]):
+            raise ValueError(
+                "parameters were set again after other cells had used them, so results would not "
+                "be what their rows say; run all cells from the first one (Run > Run All Cells)"
+            )
         cells = [cell for cell in cells if not _assigns_parameters(cell)]
-        if not set(wanted) <= set(cells) <= set(_code(notebook)):
+        foreign = {cell for cell in set(cells) - set(_code(notebook)) if not _only_looks(cell)}
+        if foreign or not set(wanted) <= set(cells):
             return f"edited-{_digest(cells)}"
     return _digest(wanted)
 
@@ -183,6 +201,22 @@ def _code(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
+def _only_looks(source: str) -> bool:
+    """Whether a cell is expressions that call at most what is in ``LOOKING``."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic, or a cell that failed
+        return False
+    nodes = [node for statement in statements for node in ast.walk(statement)]
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    names = {getattr(f, "attr", getattr(f, "id", "")) for f in called}
+    return (
+        all(isinstance(statement, ast.Expr) for statement in statements)
+        and not any(isinstance(node, ast.NamedExpr | ast.Await) for node in nodes)
+        and names <= LOOKING
+    )
+
+
 def _assigns_parameters(source: str) -> bool:
     """Whether a cell only assigns UPPER_CASE names, as the parameters and injected cells do."""
     try:
@@ -194,6 +228,5 @@ def _assigns_parameters(source: str) -> bool:
         for statement in statements
         for target in getattr(statement, "targets", [getattr(statement, "target", None)])
     ]
-    return all(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements) and all(
-        name.isupper() for name in names
-    )
+    assigns = [isinstance(statement, ast.Assign | ast.AnnAssign) for statement in statements]
+    return bool(assigns) and all(assigns) and all(name.isupper() for name in names)

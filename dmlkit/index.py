@@ -93,7 +93,13 @@ def sections(chapter: Path) -> Iterator[tuple[str, str]]:
     """Yield title and HTML of each table, of the claims and of each figure, which has no title."""
     for table in sorted((chapter / "tables").glob("*.csv")):
         frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-        yield table.stem.replace("_", " "), frame.to_html(index=False, border=0)
+        shown = frame.to_html(index=False, border=0)
+        beside = table.with_suffix(".md")
+        lines = beside.read_text().splitlines() if beside.exists() else []
+        notes = " ".join(line.replace("**", "") for line in lines if not line.startswith("|"))
+        if notes.strip():
+            shown += f"<p>{html.escape(notes.strip())}</p>"
+        yield table.stem.replace("_", " "), shown
     if (chapter / "claims.csv").exists():
         found = pd.read_csv(chapter / "claims.csv", keep_default_na=False)
         judged = show_claims(found).reset_index()

@@ -21,14 +21,20 @@ def peak_mib(cuda: bool) -> int:
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """Return the short hash of the checked-out commit, with ``+`` if tracked files differ."""
+    """Return the short hash of the checked-out commit, with ``+`` if tracked files differ.
+
+    But not the chapters' notebooks: these are built from their sources, and JupyterLab saves into
+    them what cells show.
+    """
     git = ["git", "-C", str(PROJECT_ROOT)]
     try:
         head = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         )
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!book/*.ipynb"],
+            capture_output=True,
+            text=True,
         )
     except FileNotFoundError:
         return "unknown"

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dmlkit.chapters import parameter_defaults
+from dmlkit.chapters import checked_parameters, parameter_defaults
 from dmlkit.evaluation import Evaluation
 from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import ABOUT_LINES, Scores, class_means
@@ -77,18 +77,22 @@ class ChapterResults:
         namespace: the notebook's ``globals()``; the chapter's parameters are taken from it.
 
     Raises:
+        ValueError: a parameter is of another type than its default, or out of range.
         PermissionError: the folder cannot be written to.
     """
 
     def __init__(self, chapter: str, namespace: dict[str, Any]) -> None:
         self.chapter = chapter
-        self.parameters = {name: namespace[name] for name in parameter_defaults(chapter)}
+        defaults = parameter_defaults(chapter)
+        given = {name: namespace[name] for name in defaults}
+        self.parameters = checked_parameters(given, defaults, chapter)
         self.settings = {k: v for k, v in self.parameters.items() if k not in NOT_IN_RUN}
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
         self.search_seconds: dict[tuple[str, int], float] = {}  # by method and seed, once returned
         self._made: set[Path] = set()  # stages, by this process
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
+        self._looked_at, self._edited = 0, False  # how many of these cells, and what was found
         self._digest_of = lru_cache(file_digest)
         check_writable(self.folder)
 
@@ -103,13 +107,32 @@ class ChapterResults:
             data_fingerprint: digest of the data set's content.
             fold: the part of a cross-validation.
             settings: whatever else determines the run and is not a parameter of the chapter.
+
+        Raises:
+            ValueError: parameters were set after cells that had used their earlier values.
         """
+        is_edited = self._is_edited()
         weights = self._digest_of(settings.get("WEIGHTS", self.parameters["WEIGHTS"]))
         weights += self._digest_of(self.parameters.get("SWAV_CHECKPOINT", "none"))
         identity = [method, seed, fold, settings, data_fingerprint, weights, self.settings]
+        if is_edited:  # so that it never replaces a row of the chapter as it stands
+            identity.append("edited")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"
         return Run(run_id, method, seed, fold, settings, data_fingerprint)
+
+    def _is_edited(self) -> bool:
+        """Whether this kernel has executed other cells than the chapter has; told once."""
+        count = len(self.executed or [])
+        if count != self._looked_at:
+            code = code_fingerprint(self.chapter, self.executed)
+            if code.startswith("edited") and not self._edited:
+                print(
+                    "Cells were executed here that are not those of the chapter as saved: its runs "
+                    "are made anew and kept apart. Restart the kernel to use the chapter's own."
+                )
+            self._looked_at, self._edited = count, code.startswith("edited")
+        return self._edited
 
     def is_finished(self, run: Run) -> bool:
         """Whether RESUME is on and ``run`` was made by the code as it is now.
@@ -365,7 +388,9 @@ def what_rows_are(rows: pd.DataFrame) -> str:
 
 
 def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Write a row, its learning curve by column, and what parameters it shares with others once.
+    """Write a row, its learning curve by column, and once what it shares.
+
+    That is parameters, with the rows beside it, and all metrics where the step chosen is the last.
 
     Args:
         path: of the row, in ``runs/``.
@@ -381,6 +406,10 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
     columns = {name for point in row["history"] for name in point}
     curve = {name: [point.get(name) for point in row["history"]] for name in sorted(columns)}
     stored = row | {"params": own, "parameters": digest, "history": curve}
+    last = {name for name in row if name.endswith("_last")}
+    chosen = {name.removesuffix("_last"): row[name] for name in last}
+    if chosen == {n: v for n, v in row.items() if n.startswith("metric_") and n not in last}:
+        stored = {name: value for name, value in stored.items() if name not in last}
     with write_atomically(path) as writable:
         writable.write_text(json.dumps(stored, separators=(",", ":")))
 
@@ -400,6 +429,12 @@ def read_row(path: Path) -> dict[str, Any]:
         {k: v for k, v in zip(row["history"], point, strict=True) if v is not None}
         for point in zip(*row["history"].values(), strict=True)
     ]
+    if not any(name.endswith("_last") for name in row):
+        names = [*row]
+        behind = names.index("selected_step")  # the metrics
+        chosen = [name for name in names[:behind] if name.startswith("metric_")]
+        last = {f"{name}_last": row[name] for name in chosen}
+        row = {n: row[n] for n in names[:behind]} | last | {n: row[n] for n in names[behind:]}
     return row | {"params": shared | row["params"], "history": history}
 
 
@@ -428,8 +463,9 @@ def is_kept_by_class(metric: str) -> bool:
 def write_scores(path: Path, scores: Scores) -> None:
     """Write results by class, what all methods of a replicate share beside them and once.
 
-    That is which classes were tested with how many queries: a third of the space. Metrics are in
-    one array, as each by itself costs hundreds of bytes more, and to seven digits.
+    That is which classes were tested with how many queries, a third of the space; it names the
+    array of metrics, one of its fields each. (Every further array costs hundreds of bytes.) To
+    seven digits.
     """
     tested = {name: scores[name] for name in ABOUT_LINES}
     digest = hashlib.sha256(b"".join(values.tobytes() for values in tested.values()))
@@ -437,17 +473,26 @@ def write_scores(path: Path, scores: Scores) -> None:
     if not (path.parent / f"{shared}.npz").exists():
         _write_arrays(path.parent / f"{shared}.npz", **tested)
     metrics = [name for name in scores if name not in tested]
-    values = np.array([scores[name] for name in metrics], dtype=np.float32)
-    _write_arrays(path, tested=np.array(shared), metrics=np.array(metrics), values=values)
+    values = np.empty(len(tested["queries"]), [(name, np.float32) for name in metrics])
+    for name in metrics:
+        values[name] = scores[name]
+    _write_arrays(path, **{shared: values})
 
 
 def read_scores(path: Path) -> Scores:
-    """Return what ``write_scores`` wrote."""
+    """Return what ``write_scores`` wrote.
+
+    Raises:
+        ValueError: it is of an earlier version of the book.
+    """
     with np.load(path) as stored:
-        shared, metrics = stored["tested"].item(), stored["metrics"].tolist()
-        values = dict(zip(metrics, stored["values"].astype(float), strict=True))
+        if len(stored.files) != 1:
+            raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
+        shared = stored.files[0]
+        values = stored[shared]
     with np.load(path.parent / f"{shared}.npz") as tested:
-        return {name: tested[name] for name in ABOUT_LINES} | values
+        about = {name: tested[name] for name in ABOUT_LINES}
+    return about | {name: values[name].astype(float) for name in values.dtype.names}
 
 
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:

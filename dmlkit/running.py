@@ -285,6 +285,7 @@ def _keep(
             kind = "image/jpeg" if shows_images else "image/png"
             data[kind] = base64.b64encode(stored).decode()
     notebook.metadata.pop("papermill", None)  # holds absolute paths
+    notebook.metadata.pop("jupytext", None)  # or JupyterLab would write a source beside it
     notebook.metadata["dmlkit"] = {
         "inputs": _inputs(chapter, parameters),
         "seconds": round(seconds, 1),

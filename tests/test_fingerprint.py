@@ -38,11 +38,31 @@ def code_cells():
 
 def test_a_kernel_that_executed_the_chapter_as_it_stands_has_its_fingerprint():
     injected = "# Parameters\nSTEPS = 3\nSEEDS = [1]"
-    executed = ["", *code_cells(), injected, code_cells()[5]]
+    first, *rest = code_cells()
+    looked = ["rows.head(3)", "print(len(rows))", "table", "# nothing"]
+    executed = ["", first, injected, *rest, *looked, rest[5]]
     assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
 
 
-@pytest.mark.parametrize("extra", ["losses['contrastive'] = None", "%time"], ids=["code", "magic"])
+def test_parameters_set_again_want_all_cells_that_used_them_executed_again():
+    cells = code_cells()
+    runs = next(i for i, cell in enumerate(cells) if "results.run(" in cell)
+    changed = cells[0].replace("STEPS: int = 160", "STEPS: int = 10")
+    for between in ([], cells[1:3], cells[1 : runs - 1]):
+        with pytest.raises(ValueError, match="parameters were set again .* Run All"):
+            code_fingerprint(CHAPTER, [*cells, changed, *between, cells[runs]])
+    executed = [*cells, changed, *cells[1 : runs + 1]]
+    assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
+    # A cell on the way, executed a second time: those behind it are still to come.
+    executed = [*cells, changed, *cells[1:runs]]
+    assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["losses['contrastive'] = None", "%time", "losses.clear()", "(STEPS := 3)"],
+    ids=["code", "magic", "a call", "an assignment within an expression"],
+)
 def test_a_kernel_that_executed_anything_else_has_another(extra):
     edited = code_fingerprint(CHAPTER, [*code_cells(), extra])
     assert edited.startswith("edited-")

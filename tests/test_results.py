@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from dmlkit import results as module
-from dmlkit.chapters import parameter_defaults
+from dmlkit.chapters import chapter_source, parameter_defaults, read_notebook
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.results import ChapterResults, compressed, markdown, read_row, read_scores, write_scores
@@ -78,6 +79,47 @@ def test_selected_and_last_results_are_kept_apart(make, evaluation):
     row = results.save(results.run("contrastive", 0, "f"), NAMES, evaluation, last=other)
     assert row["metric_recall_at_1"] == evaluation.metrics["recall_at_1"]
     assert row["metric_recall_at_1_last"] == other.metrics["recall_at_1"]
+    assert read_row(next((results.folder / "runs").glob("*.json"))) == row
+
+
+def test_a_row_that_chose_its_last_step_stores_its_metrics_once(make, evaluation):
+    results = make()
+    row = results.save(results.run("contrastive", 0, "f"), NAMES, evaluation)
+    (path,) = (results.folder / "runs").glob("*.json")
+    assert "_last" not in path.read_text()
+    assert [*read_row(path)] == [*row] and "metric_map_at_r_last" in row
+
+
+def test_rows_of_other_cells_never_replace_those_of_the_chapter(make, evaluation, capsys):
+    cells = read_notebook(chapter_source(CHAPTER)).cells
+    executed = [cell.source for cell in cells if cell.cell_type == "code"]
+    results = make(In=executed)
+    run = results.run("contrastive", 0, "f")
+    row = results.save(run, NAMES, evaluation)
+    assert results.is_finished(run) and not row["code"].startswith("edited")
+
+    executed.append("losses.clear()")
+    other = results.run("contrastive", 0, "f")
+    assert other.run_id != run.run_id and not results.is_finished(other)
+    assert "Restart the kernel" in capsys.readouterr().out
+    assert results.save(other, NAMES, evaluation)["code"].startswith("edited")
+    assert read_row(results.folder / "runs" / f"{run.run_id}.json") == row
+    results.run("contrastive", 1, "f")
+    assert capsys.readouterr().out == ""  # told once
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"STEPS": "40"}, "STEPS='40' should be of type int"),
+        ({"SEEDS": 0}, "SEEDS=0 should be of type list"),
+        ({"SEEDS": []}, "SEEDS is an empty list"),
+        ({"MEASURE_EVERY": 0}, "MEASURE_EVERY=0 should be positive"),
+    ],
+)
+def test_parameters_set_in_a_notebook_are_checked_like_those_of_a_command(make, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**changes)
 
 
 @pytest.mark.parametrize(
