@@ -75,7 +75,7 @@ from torch.optim import Adam
 
 from dmlkit.batches import image_batches
 from dmlkit.claims import holm, p_equivalent, p_value, verdict
-from dmlkit.datasets import READERS, ImageSet, load, split_classes
+from dmlkit.datasets import PICTURES_MAY_BE_SHOWN, READERS, ImageSet, load, split_classes
 from dmlkit.evaluation import embed, evaluate
 from dmlkit.gallery import index_folder, load_gallery, save_gallery
 from dmlkit.intervals import class_means, estimate, paired_difference
@@ -103,7 +103,7 @@ from dmlkit.transforms import RandomResizedCropFlip, centre_crop
 results = ChapterResults("00_introduction", globals())
 device = choose_device(DEVICE)
 set_style()
-save_pictures = partial(results.save_figure, keep_local=True)  # the chapter itself shows them
+save_pictures = partial(results.save_figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
 # ## 1. What it is for
