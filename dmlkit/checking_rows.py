@@ -212,6 +212,6 @@ def _fingerprints(params: dict[str, Any], own: Path) -> set[str]:
         theirs = json.loads(path.read_text())
         about = ("DATASET", "POOL", "MAX_CLASSES", "MAX_IMAGES_PER_CLASS")
         if path.parents[1] != own and all(theirs.get(n) == params.get(n) for n in about):
-            runs = [json.loads(p.read_text()) for p in path.parents[1].glob("runs/*.json")]
+            runs = [read_row(p) for p in path.parents[1].glob("runs/*.json")]
             found |= {run["data_fingerprint"] for run in runs}
     return found

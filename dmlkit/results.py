@@ -1,11 +1,12 @@
 """What a chapter writes: one JSON file per run, tables, figures and claims.
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
-``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``parameters/`` with those
-of the chapter that many rows share, ``runs.csv`` with what of the rows a reader compares,
-``searches/<run_id>.json`` (what a search tried and how it did on held-out training classes),
-``tables/``, ``figures/``, ``claims.csv`` and the executed ``chapter.ipynb``; ``embeddings/``,
-``pictures/`` and ``stages/`` (models that several runs share) stay local.
+``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``parameters/`` with what
+many rows share (parameters of the chapter; machine, code and versions), ``runs.csv`` with what of
+the rows a reader compares, ``searches/<run_id>.json`` (what a search tried and how it did on
+held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and the executed
+``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several runs share)
+stay local.
 """
 
 import hashlib
@@ -43,6 +44,9 @@ NOT_IN_RUN = {
     *("OTHER_TRUNKS", "STEP_CLASSES", "SEARCHED_ITEMS", "ARMS", "ABLATED"),
     *("STARTS", "JOINED", "CLUSTER_SHARES"),
 }
+
+# What is the same in all rows of one sitting: consecutive in a row, and kept once.
+CIRCUMSTANCES = ("device", "threads", "precision", "code", "commit", "versions", "data_fingerprint")
 
 # What of a row is the same in all of them or no reader compares, and so stands in JSON alone.
 NOT_IN_TABLE = ["chapter", "params", "versions", "data_fingerprint", "history"]
@@ -145,10 +149,11 @@ class ChapterResults:
         is_pictured = run.seed == self.parameters["PICTURED_SEED"]
         if is_pictured and not self._embedding_path(run).exists():
             return False
-        row = json.loads(self._row_path(run).read_text())
-        # Rows of earlier versions name none.
-        is_whole = _parameters_path(self._row_path(run), row.get("parameters", "")).exists()
-        return is_whole and row["code"] == code_fingerprint(self.chapter, self.executed)
+        try:
+            row = read_row(self._row_path(run))
+        except (ValueError, FileNotFoundError):  # an earlier version, or what it shares is gone
+            return False
+        return row["code"] == code_fingerprint(self.chapter, self.executed)
 
     def save(
         self,
@@ -397,15 +402,12 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
         row: with all that determines the run as ``params``.
         shared: the chapter's parameters.
     """
-    text = json.dumps(shared, indent=1) + "\n"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    if not _parameters_path(path, digest).exists():
-        with write_atomically(_parameters_path(path, digest)) as writable:
-            writable.write_text(text)
     own = {k: v for k, v in row["params"].items() if k not in shared or shared[k] != v}
     columns = {name for point in row["history"] for name in point}
     curve = {name: [point.get(name) for point in row["history"]] for name in sorted(columns)}
-    stored = row | {"params": own, "parameters": digest, "history": curve}
+    made = _share(path, {name: row[name] for name in CIRCUMSTANCES})
+    stored = {name: value for name, value in row.items() if name not in CIRCUMSTANCES}
+    stored |= {"params": own, "made": made, "parameters": _share(path, shared), "history": curve}
     last = {name for name in row if name.endswith("_last")}
     chosen = {name.removesuffix("_last"): row[name] for name in last}
     if chosen == {n: v for n, v in row.items() if n.startswith("metric_") and n not in last}:
@@ -421,13 +423,16 @@ def read_row(path: Path) -> dict[str, Any]:
         ValueError: it names no parameters, as rows of earlier versions.
     """
     row = json.loads(path.read_text())
-    digest = row.pop("parameters", "")
-    if not re.fullmatch("[0-9a-f]{12}", digest):
-        raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
-    shared = json.loads(_parameters_path(path, digest).read_text())
+    try:
+        shared, made = (_shared(path, row.pop(name)) for name in ("parameters", "made"))
+    except KeyError as error:
+        raise ValueError(
+            f"{path} is of an earlier version of the book; run its chapter again"
+        ) from error
+    curve = row.pop("history")
     history = [
-        {k: v for k, v in zip(row["history"], point, strict=True) if v is not None}
-        for point in zip(*row["history"].values(), strict=True)
+        {k: v for k, v in zip(curve, point, strict=True) if v is not None}
+        for point in zip(*curve.values(), strict=True)
     ]
     if not any(name.endswith("_last") for name in row):
         names = [*row]
@@ -435,7 +440,7 @@ def read_row(path: Path) -> dict[str, Any]:
         chosen = [name for name in names[:behind] if name.startswith("metric_")]
         last = {f"{name}_last": row[name] for name in chosen}
         row = {n: row[n] for n in names[:behind]} | last | {n: row[n] for n in names[behind:]}
-    return row | {"params": shared | row["params"], "history": history}
+    return row | made | {"params": shared | row["params"], "history": history}
 
 
 def finished_rows(folder: Path) -> pd.DataFrame:
@@ -448,8 +453,22 @@ def finished_rows(folder: Path) -> pd.DataFrame:
     return pd.DataFrame([read_row(folder / "runs" / f"{run_id}.json") for run_id in run_ids])
 
 
-def _parameters_path(row: Path, name: str) -> Path:
-    return row.parent.parent / "parameters" / f"{name}.json"
+def _share(row: Path, values: dict[str, Any]) -> str:
+    """Write what rows share, once, and return the name of the file."""
+    text = json.dumps(values, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = row.parent.parent / "parameters" / f"{digest}.json"
+    if not path.exists():
+        with write_atomically(path) as writable:
+            writable.write_text(text)
+    return digest
+
+
+def _shared(row: Path, digest: str) -> dict[str, Any]:
+    """Return what ``_share`` wrote."""
+    if not re.fullmatch("[0-9a-f]{12}", digest):
+        raise ValueError(f"{row} names {digest!r}, no file of parameters; make its run again")
+    return json.loads((row.parent.parent / "parameters" / f"{digest}.json").read_text())
 
 
 def is_kept_by_class(metric: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from dmlkit import checking_rows, cli
 from dmlkit.checking_rows import check_rows
+from dmlkit.results import CIRCUMSTANCES, read_row, write_row
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "results" / "mini" / "02_baseline_losses"
@@ -25,7 +26,12 @@ def a_row(folder, method="contrastive", seed=1):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    stored = json.loads(path.read_text())
+    if changes.keys() <= set(CIRCUMSTANCES):  # rows share these
+        shared = (path.parents[1] / "parameters" / f"{stored['parameters']}.json").read_text()
+        write_row(path, read_row(path) | changes, json.loads(shared))
+    else:
+        path.write_text(json.dumps(stored | changes))
 
 
 def edit_all(folder, **changes):

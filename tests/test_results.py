@@ -58,15 +58,17 @@ def test_a_row_holds_metrics_identity_and_circumstances(make, evaluation):
     assert "NOT_A_PARAMETER" not in row["params"] and "RESULTS_DIR" not in row["params"]
 
 
-def test_rows_share_the_parameters_of_the_chapter(make, evaluation):
+def test_rows_share_the_parameters_of_the_chapter_and_their_circumstances(make, evaluation):
     results = make(LEARNING_RATE=0.5)
     runs = [results.run("a", seed, "f", LEARNING_RATE=rate) for seed, rate in ((0, 0.5), (1, 2.0))]
     rows = [results.save(run, NAMES, evaluation) for run in runs]
-    (shared,) = (results.folder / "parameters").iterdir()
-    assert json.loads(shared.read_text()) == results.settings
     paths = [results.folder / "runs" / f"{run.run_id}.json" for run in runs]
-    own = [json.loads(path.read_text())["params"] for path in paths]
-    assert own == [{}, {"LEARNING_RATE": 2.0}]
+    stored = [json.loads(path.read_text()) for path in paths]
+    assert [row["params"] for row in stored] == [{}, {"LEARNING_RATE": 2.0}]
+    assert "code" not in stored[0] and stored[0]["made"] == stored[1]["made"]
+    shared = results.folder / "parameters" / f"{stored[0]['parameters']}.json"
+    assert json.loads(shared.read_text()) == results.settings
+    assert len([*shared.parent.iterdir()]) == 2
     assert [read_row(path) for path in paths] == rows
     assert results.is_finished(runs[1])
     shared.unlink()  # a row without its parameters is made again
