@@ -9,13 +9,13 @@ chapter does not use makes no result stale.
 
 import ast
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 
-from dmlkit.chapters import chapter_source, read_notebook, up_to_runs
+from dmlkit.chapters import chapter_source, parameter_defaults, read_notebook, up_to_runs
 from dmlkit.paths import PROJECT_ROOT
 
 OF_ROWS = {
@@ -29,7 +29,8 @@ OF_DATA = ("dmlkit.datasets.readers", "dmlkit.datasets.drawings", "dmlkit.datase
 # What only looks: a cell that calls nothing else may be executed between those of a chapter.
 LOOKING = {
     *("print", "display", "len", "type", "help", "vars", "head", "tail", "describe", "info"),
-    *("keys", "values", "items", "unique", "nunique", "value_counts", "mean", "round"),
+    *("keys", "values", "items", "unique", "nunique", "value_counts", "sort_values", "groupby"),
+    *("mean", "sum", "min", "max", "round", "sorted", "list", "set", "sample", "reset_index"),
 }
 
 Import = tuple[str, str | None]  # a module, and the name taken from it, if one is
@@ -161,17 +162,17 @@ def code_fingerprint(chapter: str, executed: Sequence[str] | None = None) -> str
     wanted = _code(up_to_runs(notebook))
     if executed is not None:
         cells = [cell.strip() for cell in executed if cell.strip()]
-        set_last = max((i for i, c in enumerate(cells) if _assigns_parameters(c)), default=0)
+        others = [cell for cell in cells if not _assigns_parameters(cell)]
+        foreign = {cell for cell in set(others) - set(_code(notebook)) if not _only_looks(cell)}
+        if foreign or not set(wanted) <= set(others):
+            return f"edited-{_digest(others)}"
+        set_last = _parameters_changed_at(cells, parameter_defaults(chapter))
         above = wanted[: wanted.index(cells[-1])] if cells[-1] in wanted else wanted
         if set(above) & set(cells[:set_last]) - set(cells[set_last:]):
             raise ValueError(
                 "parameters were set again after other cells had used them, so results would not "
                 "be what their rows say; run all cells from the first one (Run > Run All Cells)"
             )
-        cells = [cell for cell in cells if not _assigns_parameters(cell)]
-        foreign = {cell for cell in set(cells) - set(_code(notebook)) if not _only_looks(cell)}
-        if foreign or not set(wanted) <= set(cells):
-            return f"edited-{_digest(cells)}"
     return _digest(wanted)
 
 
@@ -201,12 +202,26 @@ def _code(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
+def _parameters_changed_at(cells: Sequence[str], names: Collection[str]) -> int:
+    """Return which of the cells executed is the last that gave a parameter another value."""
+    values, place = {}, 0
+    for number, cell in enumerate(cells):
+        if _assigns_parameters(cell):
+            given = {n: v for n, v in _assigned(ast.parse(cell).body) if n in names}
+            if given != {name: values.get(name) for name in given}:
+                place = number
+            values |= given
+    return place
+
+
 def _only_looks(source: str) -> bool:
-    """Whether a cell is expressions that call at most what is in ``LOOKING``."""
+    """Whether a cell is expressions that call at most what is in ``LOOKING``, or did nothing."""
+    if source.startswith("get_ipython().run_line_magic('pinfo") and "\n" not in source:
+        return True  # name?
     try:
         statements = ast.parse(source).body
-    except SyntaxError:  # a magic, or a cell that failed
-        return False
+    except SyntaxError:  # magics are Python by the time they are executed
+        return True
     nodes = [node for statement in statements for node in ast.walk(statement)]
     called = [node.func for node in nodes if isinstance(node, ast.Call)]
     names = {getattr(f, "attr", getattr(f, "id", "")) for f in called}
@@ -217,16 +232,22 @@ def _only_looks(source: str) -> bool:
     )
 
 
-def _assigns_parameters(source: str) -> bool:
-    """Whether a cell only assigns UPPER_CASE names, as the parameters and injected cells do."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # a magic, or a cell that failed
-        return False
-    names = [
-        getattr(target, "id", "")
+def _assigned(statements: list[ast.stmt]) -> list[tuple[str, str]]:
+    """Return names and values, as text, of assignments."""
+    return [
+        (getattr(target, "id", ""), ast.dump(statement.value) if statement.value else "")
         for statement in statements
         for target in getattr(statement, "targets", [getattr(statement, "target", None)])
     ]
-    assigns = [isinstance(statement, ast.Assign | ast.AnnAssign) for statement in statements]
-    return bool(assigns) and all(assigns) and all(name.isupper() for name in names)
+
+
+def _assigns_parameters(source: str) -> bool:
+    """Whether a cell only gives values to UPPER_CASE names, as that of the parameters does."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell that failed
+        return False
+    if not statements or not all(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements):
+        return False
+    calls = any(isinstance(node, ast.Call) for s in statements for node in ast.walk(s))
+    return not calls and all(name.isupper() for name, _ in _assigned(statements))

@@ -96,7 +96,7 @@ class ChapterResults:
         self._made: set[Path] = set()  # stages, by this process
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
-        self._looked_at, self._edited = 0, False  # how many of these cells, and what was found
+        self._found: tuple[int, str] | None = None  # by how many of these cells, the fingerprint
         self._digest_of = lru_cache(file_digest)
         check_writable(self.folder)
 
@@ -115,28 +115,35 @@ class ChapterResults:
         Raises:
             ValueError: parameters were set after cells that had used their earlier values.
         """
-        is_edited = self._is_edited()
         weights = self._digest_of(settings.get("WEIGHTS", self.parameters["WEIGHTS"]))
         weights += self._digest_of(self.parameters.get("SWAV_CHECKPOINT", "none"))
         identity = [method, seed, fold, settings, data_fingerprint, weights, self.settings]
-        if is_edited:  # so that it never replaces a row of the chapter as it stands
+        if self._code().startswith(
+            "edited"
+        ):  # so that it never replaces a row of the chapter as it stands
             identity.append("edited")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"
         return Run(run_id, method, seed, fold, settings, data_fingerprint)
 
-    def _is_edited(self) -> bool:
-        """Whether this kernel has executed other cells than the chapter has; told once."""
-        count = len(self.executed or [])
-        if count != self._looked_at:
+    def _code(self) -> str:
+        """Return the fingerprint, found once per cell, so that saving while one runs changes none.
+
+        Where this kernel has executed other cells than the chapter's, that is told once.
+        """
+        if self.executed is None:
+            return code_fingerprint(self.chapter, None)
+        count = len(self.executed)
+        if not self._found or count != self._found[0]:
             code = code_fingerprint(self.chapter, self.executed)
-            if code.startswith("edited") and not self._edited:
+            was_edited = bool(self._found) and self._found[1].startswith("edited")
+            if code.startswith("edited") and not was_edited:
                 print(
                     "Cells were executed here that are not those of the chapter as saved: its runs "
                     "are made anew and kept apart. Restart the kernel to use the chapter's own."
                 )
-            self._looked_at, self._edited = count, code.startswith("edited")
-        return self._edited
+            self._found = (count, code)
+        return self._found[1]
 
     def is_finished(self, run: Run) -> bool:
         """Whether RESUME is on and ``run`` was made by the code as it is now.
@@ -153,7 +160,7 @@ class ChapterResults:
             row = read_row(self._row_path(run))
         except (ValueError, FileNotFoundError):  # an earlier version, or what it shares is gone
             return False
-        return row["code"] == code_fingerprint(self.chapter, self.executed)
+        return row["code"] == self._code()
 
     def save(
         self,
@@ -214,7 +221,7 @@ class ChapterResults:
             "device": torch.cuda.get_device_name() if cuda else "cpu",
             "threads": torch.get_num_threads(),
             "precision": parameters["PRECISION"],
-            "code": code_fingerprint(self.chapter, self.executed),
+            "code": self._code(),
             "commit": commit(),
             "versions": versions(),
             "data_fingerprint": run.data_fingerprint,
@@ -234,7 +241,7 @@ class ChapterResults:
         """
         run = self.run(method, seed, data_fingerprint)
         path = self.folder / "searches" / f"{run.run_id}.json"
-        code = code_fingerprint(self.chapter, self.executed)
+        code = self._code()
         if self.parameters["RESUME"] and path.exists():
             stored = json.loads(path.read_text())
             if stored["code"] == code:
@@ -281,7 +288,7 @@ class ChapterResults:
         """
         run = self.run(name, seed, data_fingerprint, **settings)
         path = self.folder / "stages" / f"{run.run_id}.pt"
-        code = code_fingerprint(self.chapter, self.executed)
+        code = self._code()
         # Without RESUME too it takes what it made itself, or the students of a teacher had many.
         if (self.parameters["RESUME"] or path in self._made) and path.exists():
             try:

@@ -27,11 +27,11 @@ def a_row(folder, method="contrastive", seed=1):
 
 def edit(path, **changes):
     stored = json.loads(path.read_text())
-    if changes.keys() <= set(CIRCUMSTANCES):  # rows share these
+    if made := {name: changes.pop(name) for name in CIRCUMSTANCES if name in changes}:
         shared = (path.parents[1] / "parameters" / f"{stored['parameters']}.json").read_text()
-        write_row(path, read_row(path) | changes, json.loads(shared))
-    else:
-        path.write_text(json.dumps(stored | changes))
+        write_row(path, read_row(path) | made, json.loads(shared))
+        stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | changes))
 
 
 def edit_all(folder, **changes):

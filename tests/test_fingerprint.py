@@ -39,7 +39,8 @@ def code_cells():
 def test_a_kernel_that_executed_the_chapter_as_it_stands_has_its_fingerprint():
     injected = "# Parameters\nSTEPS = 3\nSEEDS = [1]"
     first, *rest = code_cells()
-    looked = ["rows.head(3)", "print(len(rows))", "table", "# nothing"]
+    looked = ["rows.head(3)", "print(len(rows))", "table", "# nothing", "rows.(", "N = 5"]
+    looked.append("get_ipython().run_line_magic('pinfo', 'losses')")  # losses?
     executed = ["", first, injected, *rest, *looked, rest[5]]
     assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
 
@@ -53,6 +54,10 @@ def test_parameters_set_again_want_all_cells_that_used_them_executed_again():
             code_fingerprint(CHAPTER, [*cells, changed, *between, cells[runs]])
     executed = [*cells, changed, *cells[1 : runs + 1]]
     assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
+    # Nothing is set again by the same values, or by names that are no parameters.
+    for same in (cells[0], "N = 5"):
+        executed = [*cells, same, cells[runs]]
+        assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
     # A cell on the way, executed a second time: those behind it are still to come.
     executed = [*cells, changed, *cells[1:runs]]
     assert code_fingerprint(CHAPTER, executed) == code_fingerprint(CHAPTER)
@@ -60,8 +65,14 @@ def test_parameters_set_again_want_all_cells_that_used_them_executed_again():
 
 @pytest.mark.parametrize(
     "extra",
-    ["losses['contrastive'] = None", "%time", "losses.clear()", "(STEPS := 3)"],
-    ids=["code", "magic", "a call", "an assignment within an expression"],
+    [
+        "losses['contrastive'] = None",
+        "get_ipython().run_line_magic('time', 'losses.clear()')",
+        "losses.clear()",
+        "(STEPS := 3)",
+        "N = losses.clear()",
+    ],
+    ids=["code", "magic", "call", "assignment in an expression", "call whose value has a name"],
 )
 def test_a_kernel_that_executed_anything_else_has_another(extra):
     edited = code_fingerprint(CHAPTER, [*code_cells(), extra])
