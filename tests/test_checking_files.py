@@ -33,13 +33,15 @@ def change(path, old, new):
 
 
 def test_committed_files_pass_and_what_stays_local_is_not_looked_at(folder):
-    (folder / "pictures").mkdir()
-    (folder / "pictures" / "neighbours.jpg").write_bytes(b"")
+    for local in ("pictures", ".ipynb_checkpoints"):
+        (folder / local).mkdir(exist_ok=True)
+        (folder / local / "neighbours.jpg").write_bytes(b"")
     assert list(check_files(folder, "aviary")) == []
     assert tables_said(folder) == []
 
 
 def test_photographs_are_found_in_figures_and_in_the_notebook(folder):
+    (folder / "figures" / "test_classes.jpg").write_bytes(b"")
     said = "\n".join(check_files(folder, "cub200_2011"))
     for name in ("neighbours", "test_classes"):
         assert f"figures/{name}.jpg: cub200_2011 may not be passed on; delete" in said
