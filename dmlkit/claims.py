@@ -98,6 +98,8 @@ def ledger(profiles: Iterable[Path]) -> pd.DataFrame:
     found = []
     for path in (path for profile in profiles for path in sorted(profile.glob("*/claims.csv"))):
         claims = pd.read_csv(path, keep_default_na=False)
+        if "verdict" not in claims:  # the book's own list, in a copy of the project beside results
+            continue
         claims.insert(0, "profile", path.parts[-3])
         claims.insert(1, "chapter", path.parts[-2])
         found.append(claims)

@@ -1,6 +1,7 @@
 """Verdicts: hand-worked cases, false verdicts at the bounds, and how the ledger pairs results."""
 
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -128,7 +129,10 @@ def test_the_ledger_joins_all_profiles_in_the_order_of_the_list(tmp_path):
     judged("mini", "04_self_supervised_ranking", "A1a")
     judged("birds", "02_baseline_losses", "B1b", "B1a")
     judged("mini", "02_baseline_losses", "B1a")
-    found = claims.ledger([tmp_path / "birds", tmp_path / "mini", tmp_path / "none"])
+    copy = tmp_path / "copy_of_the_project" / "book"
+    copy.mkdir(parents=True)
+    shutil.copy(claims.PROJECT_ROOT / "book" / "claims.csv", copy)
+    found = claims.ledger([tmp_path / name for name in ("birds", "mini", "none", copy.parent.name)])
     assert list(zip(found["profile"], found["claim"], strict=True)) == [
         ("birds", "B1a"), ("mini", "B1a"), ("birds", "B1b"), ("mini", "A1a")
     ]  # fmt: skip
