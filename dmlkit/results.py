@@ -118,10 +118,8 @@ class ChapterResults:
         weights = self._digest_of(settings.get("WEIGHTS", self.parameters["WEIGHTS"]))
         weights += self._digest_of(self.parameters.get("SWAV_CHECKPOINT", "none"))
         identity = [method, seed, fold, settings, data_fingerprint, weights, self.settings]
-        if self._code().startswith(
-            "edited"
-        ):  # so that it never replaces a row of the chapter as it stands
-            identity.append("edited")
+        if self._code().startswith("edited"):
+            identity.append("edited")  # never replaces a row of the chapter as it stands
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         run_id = f"{method}-seed{seed}-{digest}"
         return Run(run_id, method, seed, fold, settings, data_fingerprint)
