@@ -109,7 +109,7 @@ save_pictures = partial(results.save_figure, keep_local=DATASET not in PICTURES_
 # ## 1. What it is for
 #
 # Below, each row is a small search. Left the *query*; to its right six candidates, of which two are of the query's species. Which?
-# (Look at bill, crest, tail and wing bars; pose, light and background say nothing.) The answer follows.
+# (Look at bill, crest, tail and wing bars; pose, light and background say nothing.)
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Three query birds, each with six candidates a to f of which two are of its species."}}
 load_splits = partial(
@@ -139,6 +139,10 @@ shown = torch.cat([queries[:, None], candidates], dim=1)
 images = torch.stack([test.gather(row) for row in shown]) / 255
 save_pictures("question", image_grid(images, ["query", *"abcdef"][: images.shape[1]]))
 
+# %% [markdown]
+# The answer: the same rows again. The query has a black frame; a green frame and a tick mark the candidates of its species, an orange frame and a
+# cross the others. Look at what the two right ones share with the query.
+
 # %% tags=["pictures"] mystnb={"image": {"alt": "The same rows, with a tick below the candidates of the query's species and a cross below the others."}}
 figure = nearest_neighbours(test, candidates, queries)
 for axis, letter in zip(figure.axes[1:], "abcdef"[: candidates.shape[1]], strict=False):
@@ -146,9 +150,11 @@ for axis, letter in zip(figure.axes[1:], "abcdef"[: candidates.shape[1]], strict
 save_pictures("answer", figure)
 
 # %% [markdown]
-# You have just done *open-set retrieval*: the species were new to you, and yet you could compare. The outputs of a classifier cannot. They are the
-# classes it was trained on, and it will call a new bird by the name of one of them. (Its features, one layer below, can: they are where many methods of this book begin.) It would have to be trained again for each new
-# species, and most collections (products, faces, whales, parts of machines) grow faster than anybody can label them.
+# The right ones share plumage and shape with the query, often in another pose and on another background; a wrong one may well have the query's
+# colours or background. You have just done *open-set retrieval*: the species were new to you, and yet you could compare. The outputs of a classifier
+# cannot. They are the classes it was trained on, and it will call a new bird by the name of one of them. (Its features, one layer below, can: they
+# are where many methods of this book begin.) It would have to be trained again for each new species, and most collections (products, faces, whales,
+# parts of machines) grow faster than anybody can label them.
 #
 # So we do not ask for names. We ask for a map, the *embedding*, from images to points, and train it on species we have labels
 # for. To search is then to look for the nearest points. New images, new species and new collections need no new training.
@@ -158,9 +164,9 @@ save_pictures("answer", figure)
 # - The **network** is a *trunk* (a convolutional network up to its pooled features) and a *head* (a linear map to `EMBEDDING_DIM` numbers, then
 #   scaled to length 1). The product of two such vectors is the cosine of the angle between them: 1 for the same direction, 0 for a right angle.
 # - A **batch** holds `IMAGES_PER_CLASS` images of each of a few species, because the loss needs pairs of one species.
-# - The **loss** here is the *contrastive* one, one of the oldest (Hadsell, Chopra and LeCun, 2006, who square both costs). With $d$ the distance between two points, it pulls pairs of one species
-#   together (the cost is $d$) and pushes other pairs apart until they are at distance 1 (the cost is $1 - d$, or 0 beyond). [Chapter 2](02_baseline_losses.ipynb)
-#   has 25 others.
+# - The **loss** here is the *contrastive* one, one of the oldest (Hadsell, Chopra and LeCun, 2006). With $d$ the distance between two points, it
+#   pulls pairs of one species together (the cost is $d$) and pushes other pairs apart until they are at distance 1 (the cost is $1 - d$, or 0 beyond;
+#   the paper squares both costs). [Chapter 2](02_baseline_losses.ipynb) has 25 others.
 # - The **training loop** is [`fit`](../dmlkit/training.py), a plain PyTorch loop, the same for every method of the book. It now and then measures
 #   retrieval on species held out for that, and keeps the weights of the best step.
 #
@@ -224,16 +230,18 @@ first = pd.DataFrame({"nearest image is of the query's species, %": shares}).mul
 results.save_table("before_and_after", first.rename_axis("network"))
 
 # %% [markdown]
-# The species in this table were never trained on. What has been learned from others carries over: not the birds themselves, but what tells birds apart and
-# what does not. Left below, the loss over training, relative to its first value; right, where species are held out for
-# it, a measure of retrieval on these (section 4 says which). Retrieval rises a lot while the loss falls little: it is a mean over those
-# pairs that still cost something, and these become fewer and harder.
+# The species in this table were never trained on. What has been learned from others carries over: not the birds themselves, but what tells birds
+# apart and what does not. The next figure follows training, from left to right in images seen. Its left panel shows the loss, relative to its first
+# value; the right one, where species are held out for it, a measure of retrieval on these (MAP@R, section 4). Look whether the two move together.
 
 # %% mystnb={"image": {"alt": "The training loss falls and retrieval of held-out species rises with the images seen."}}
 curve = pd.DataFrame({"method": ["contrastive"], "history": [fitted.history]})
 results.save_figure("learning_curve", learning_curves(curve, ["contrastive"]))
 
 # %% [markdown]
+# Retrieval rises a lot while the loss falls little: the loss is a mean over those pairs that still cost something, and these become fewer and harder.
+# So its value alone does not say how good an embedding is.
+#
 # The same queries before and after. The first column is the query; then come its nearest images, right (✓) or wrong (✗). Half of the queries
 # are ones that the trained network answers rightly at rank 1, half are not, so the picture shows neither the best nor the worst on purpose. First before training:
 
@@ -245,7 +253,8 @@ save_pictures(
 )
 
 # %% [markdown]
-# And after training:
+# And after training, the same queries in the same order. Compare row by row: what do the neighbours share with the query now, and what did they share
+# before?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "The same queries and their six nearest images after training, more of them of the query's species."}}
 save_pictures(
@@ -258,9 +267,9 @@ save_pictures(
 #
 # ### What training moves
 #
-# `EMBEDDING_DIM` numbers cannot be drawn, but two can. Here a second network has an embedding of D = 2: a direction in the plane, an angle. It
-# is trained on six training species only, and we look at these same six. Each ring is a species and each dot an image; what matters is the angle, and the rings only
-# keep the species apart for the eye.
+# `EMBEDDING_DIM` numbers cannot be drawn, but two can. Here a second network has an embedding of D = 2: a direction in the plane, an angle. It is
+# trained on six training species only, and we look at these same six. Each ring (and colour) is a species and each dot an image; what matters is the
+# angle, and the rings only keep the species apart for the eye.
 
 # %% mystnb={"image": {"alt": "Angles of the embeddings of six species, scattered or all alike before training and gathered by species after."}}
 six = splits.train.keep_classes(torch.arange(min(6, splits.train.num_classes)))
@@ -287,7 +296,7 @@ results.save_figure("circle", figure)
 # *training* species, *validation* species (held out of the training half, to choose when to stop) and *test* species, which choose
 # nothing. No species is in two parts. One division with one random seed is a *replicate*.
 #
-# A column below is a species, and a row a part of a replicate. Of drawn birds, every replicate has new species; nobody has seen those of replicate 1 in replicate 0.
+# A row below is a part of a replicate, and each of its images shows another species of that part. Look for a species that stands in two rows.
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Images of training, validation and test species of two replicates; no two species are the same."}}
 parts = {}
@@ -308,8 +317,12 @@ for axis, name in zip(figure.axes[::columns], parts, strict=True):
 save_pictures("splits", figure)
 
 # %% [markdown]
-# Of photographs there are only so many species, 200 in CUB. There a replicate divides the *same* species anew, at random. With 20 species in
-# place of 200, four replicates look like this (made by the same [`split_classes`](../dmlkit/datasets/splitting.py) that the chapters use):
+# Within a replicate no species is in two parts. Of drawn birds none is in two rows at all: every replicate has new species, and nobody has seen those
+# of replicate 1 in replicate 0.
+#
+# Of photographs there are only so many species, 200 in CUB-200 (Welinder et al., 2010). There a replicate divides the *same* species anew, at random.
+# With 20 species in place of 200, four replicates look like this (made by the same [`split_classes`](../dmlkit/datasets/splitting.py) that the
+# chapters use). A row is a replicate, a column a species, and the colour says in which part the species is:
 
 # %% mystnb={"image": {"alt": "Four replicates of 20 species, each species coloured as training, validation or test; the colours differ between replicates."}}
 species = torch.arange(20)
@@ -361,8 +374,9 @@ results.save_table("data_sets", data_sets, of_data=False)
 # %% [markdown]
 # ## 4. The metrics, on one query, by hand
 #
-# Take five images of each of three test species, and one of these fifteen as the query. The trained network ranks the other fourteen. How
-# good is the ranking? Below it is, the first ten of it.
+# Take five images of each of three test species, and one of these fifteen as the query. The trained network ranks the other fourteen. How good is the
+# ranking? Below are the query and the first ten of its ranking, best first, right (✓) or wrong (✗). Is the first one right, and how early do right
+# ones come?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "A query and the first images of its ranking, each with a tick or a cross."}}
 few = torch.cat(
@@ -375,8 +389,9 @@ query, ranking = found.queries[row], found.neighbours[row]
 save_pictures("ranking", nearest_neighbours(test, few[ranking][None], few[query][None], count=10))
 
 # %% [markdown]
-# Let R be the number of images that could be right: the others of the query's species. Walk down the ranking as far as rank R, and note at
-# each rank how many have been right so far. The share of right ones up to a rank is the *precision* there.
+# The ranking is neither perfect nor hopeless: right and wrong images are mixed. Four others of the query's species could be found, and R stands for
+# that number: the number of images that could be right. Walk down the ranking as far as rank R, and note at each rank how many have been right so
+# far. The share of right ones up to a rank is the *precision* there.
 
 # %%
 is_right = (labels[ranking] == labels[query]).tolist()
@@ -394,7 +409,8 @@ results.save_table("walk", walk, f"R = {r}.")
 # %% [markdown]
 # - **Recall@K** (R@K): is at least one of the first K right? 1 or 0. R@1 asks for the nearest image alone.
 # - **R-precision** (RP): the precision at rank R. A perfect ranking has all R right ones there, which is 1.
-# - **MAP@R**: add the precision at those ranks up to R that hold a right image, and divide by R. Like RP, but a right image counts more the earlier it comes.
+# - **MAP@R** (Musgrave et al., 2020): add the precision at those ranks up to R that hold a right image, and divide by R. Like RP, but a right image
+#   counts more the earlier it comes.
 #
 # With the numbers of the table, and beside them what [`dmlkit.metrics`](../dmlkit/metrics/retrieval.py) computes:
 
@@ -439,8 +455,9 @@ rows = pd.DataFrame(
 results.save_table("main", summarise(rows, scores, list(scores)))
 
 # %% [markdown]
-# **Brackets** are intervals of 95 %, made such that they hold the true value (of all species that could have been drawn) in 95 of 100 experiments. What
-# makes a mean uncertain? One thing is the species. Here is R@1 of each test species by itself:
+# **Brackets** are intervals of 95 %, made such that they hold the true value (of all species that could have been drawn) in 95 of 100 experiments.
+# What makes a mean uncertain? One thing is the species. Here is R@1 of each test species by itself: a dot is a species, from the hardest on the left
+# to the easiest on the right, the line is the mean over species, and the band is its interval. Look how far the dots are from the line.
 
 # %% mystnb={"image": {"alt": "Recall at 1 of each test species, sorted, from a few percent to nearly all; the mean and its interval as a line and a band."}}
 of_species = np.sort(100 * scores["contrastive"]["recall_at_1"])
@@ -455,8 +472,9 @@ figure.legend(loc="outside upper right", ncols=2)
 results.save_figure("by_species", figure)
 
 # %% [markdown]
-# Some species are easy and some are not, so the mean depends on which ones happen to be tested. The other thing is training: another split and another seed give another network. One
-# replicate cannot show that, so the interval here leaves it out, and is too narrow. The chapters train several: **n** is their number.
+# Some species are easy and some are not. Many dots lie outside of the band, since it is an interval of the mean and not of a species. So the mean
+# depends on which ones happen to be tested. The other thing is training: another split and another seed give another network. One replicate cannot
+# show that, so the interval here leaves it out, and is too narrow. The chapters train several: **n** is their number.
 #
 # **Selection.** Training too long or too short changes a result, and so do learning rates and margins. Whoever chooses them by a look at the test species
 # has a better number and no better method. Here the step is chosen on validation species (`SELECTION`), and settings by a search on them.
@@ -470,7 +488,7 @@ results.save_figure("by_species", figure)
 # |---|---|---|---|
 # | `smoke` | a few drawn birds, a few steps | that everything executes | anything else |
 # | `mini`, `full` | drawn birds, a small network from scratch | how a comparison is made, and what a method does in a world whose truth we know | anything about photographs |
-# | `omniglot` | handwritten characters, the small network | the same on drawings by people, in alphabets never seen | anything about photographs |
+# | `omniglot` | handwritten characters (Lake et al., 2015), the small network | the same on drawings by people, in alphabets never seen | anything about photographs |
 # | `features` | photographs of birds, a frozen network and a trained head, ten replicates | differences of one to two points between losses, where only the head learns | what they do when the whole network learns |
 # | `birds` | photographs of birds, a whole small network, five replicates | large differences between losses on photographs | small differences; anything about the papers' own networks |
 # | `paper` | the papers' data, networks and schedules | whether published tables can be had again | nobody has run it to its end yet |
@@ -519,6 +537,10 @@ judged = pd.DataFrame(
 rounded = judged.round({"mean": 1, "low": 1, "high": 1, "p of a difference": 3, "p of equality": 3})
 results.save_table("verdicts", rounded, "Points; p values after Holm's correction.", of_data=False)
 
+# %% [markdown]
+# The same four as a picture. A dot is the difference that was found, its bar the interval of 95 %, the vertical line zero, and the grey band the
+# bound. Each panel carries its verdict: look where the bar lies, beside the line and beside the band.
+
 # %% mystnb={"image": {"alt": "Four differences with their intervals: one right of zero, held; one left of it, reversed; a narrow one around zero, equivalent; a wide one across zero, not resolved."}}
 figure = differences(judged, "A − B, points")
 for axis in figure.axes:
@@ -531,18 +553,20 @@ results.save_figure("verdicts", figure, of_data=False)
 # %% [markdown]
 # - **Held**: the interval lies right of zero. A is better.
 # - **Reversed**: it lies left of zero. The opposite of the claim is shown.
-# - **Equivalent**: A and B differ by less than the bound (grey), which was fixed beforehand. This is a finding, not a lack of one.
+# - **Equivalent**: A and B differ by less than the bound (grey), which was fixed beforehand; two one-sided tests show it (Schuirmann, 1987). This is
+#   a finding, not a lack of one.
 # - **Not resolved**: the experiment cannot tell. This is *not* the same as equal.
 #
-# Whoever tests twenty claims, none of them true, finds one at 5 % by chance, on average. *Holm's correction* allows for that: the smallest p value is multiplied by the number of claims, the next by one
-# less, and so on; from the first that is not below 5 % on, none counts. So a claim may be *not resolved* although its own interval leaves zero out. (Where replicates share training species, as of photographs, a
-# second, wider interval must agree: [chapter 1](01_evaluation.ipynb).) Verdicts on drawn data are marked as demonstrations.
+# Whoever tests twenty claims, none of them true, finds one at 5 % by chance, on average. *Holm's correction* (Holm, 1979) allows for that: the
+# smallest p value is multiplied by the number of claims, the next by one less, and so on; from the first that is not below 5 % on, none counts. So a
+# claim may be *not resolved* although its own interval leaves zero out. (Where replicates share training species, as of photographs, a second, wider
+# interval must agree: [chapter 1](01_evaluation.ipynb).) Verdicts on drawn data are marked as demonstrations.
 #
 # ### How many replicates do I need?
 #
 # As many as resolve the difference you care about. From one made-up experiment of many replicates we compute the smallest true difference that n replicates would find four times in five
 # (before Holm's correction), for three ways to repeat an experiment: with new species each time, as for drawn birds; with random halves of one set, as for photographs; and with the same species and another
-# seed, as in most papers.
+# seed, as in most papers. The figure has a line for each way, over the number of replicates; lower is better. Look which line goes on falling.
 
 # %% mystnb={"image": {"alt": "The smallest difference that is found falls with the number of replicates, towards zero for new species and towards a floor where species are shared."}}
 counts = (2, 3, 5, 10, 20, 50)
@@ -642,6 +666,9 @@ results.save_table("gallery", many.round(3).set_index(["query", "rank"]))
 save_pictures("gallery", nearest_neighbours(test, torch.tensor(positions), asked))
 
 # %% [markdown]
+# The search knows no species; the ticks come from the names of the sub-folders. Where it errs, the wrong bird mostly has colours or a shape of the
+# query.
+#
 # For photographs of your own, start from a network that knows photographs (`TRUNK`, `WEIGHTS`), and turn those upright that a telephone only marks as turned: the mark is
 # not read. If you have labels, run a chapter on them (`-p DATASET class_folder`, see the
 # README), or copy section 2. The similarity is a cosine; whether 0.8 is much depends on the model, so look at a few answers before you fix a threshold. And measure: label a

@@ -122,8 +122,8 @@ set_style()
 # - **Recall@K**: is any of the first K of the query's class? (Information retrieval calls its mean the hit rate;
 #   Recall@1 is also the *precision at 1*.)
 # - **R-precision**: the share of the query's class among the first R.
-# - **MAP@R**: the precision at each right one of the first R, summed and divided by R. It also rewards having
-#   the right ones early.
+# - **MAP@R** (Musgrave et al., 2020): the precision at each right one of the first R, summed and divided by R. It also
+#   rewards having the right ones early.
 # - **Average precision** (its mean is *mAP*): the same over all ranks, so every relevant item counts, however late.
 
 # %%
@@ -225,10 +225,11 @@ def score_by_all_rules(embeddings, labels):
 
 
 # %% [markdown]
-# Each row is a rule. The first four score Recall@1: this book's; the first of K + 1 neighbours dropped as self (Proxy-Anchor, ProxyNCA and
-# many more); the identity matrix subtracted, and only strictly better negatives counted (Deep_Metric); the best of the
-# class taken for self (the code of Multi-Similarity). The last two are MAP@R, where R counts the query (Revisiting_DML's
-# mAP_c) and where it does not (this book).
+# Each row is a rule. The first four score Recall@1: this book's; the first of K + 1 neighbours dropped as self, as in the code of
+# Proxy-Anchor (Kim et al., 2020), of ProxyNCA (Movshovitz-Attias et al., 2017) and of many more; the identity matrix subtracted, and only
+# strictly better negatives counted (Deep_Metric); the best of the class taken for self, as in the code of Multi-Similarity
+# (Wang et al., 2019). The last two are MAP@R, where R counts the query, as in the mAP_c of Revisiting_DML (Roth et al., 2020), and
+# where it does not (this book).
 
 # %%
 said = {
@@ -251,7 +252,7 @@ results.save_table("rules", rules.mul(100).round(1), "Percent.", of_data=False)
 # ## One embedding
 #
 # The rest of the chapter looks at embeddings of unseen classes from a network before training (*frozen trunk*)
-# and after training with NormSoftmax, as in chapter 2. Each replicate draws its test classes anew: new species where
+# and after training with NormSoftmax (Zhai and Wu, 2019), as in chapter 2. Each replicate draws its test classes anew: new species where
 # images are drawn, another half of the classes of a set of photographs. This cell only says how a run is made.
 
 # %%
@@ -311,11 +312,12 @@ def train(splits, trunk, seed):
 # The same embedding again, and nothing changes but the question. Besides the older rules:
 #
 # - the first half of the test classes, so fewer to confuse; or half of the images as queries and the other half as their
-#   gallery, as In-Shop has it, so fewer right ones and fewer wrong ones;
+#   gallery, as In-Shop (Liu et al., 2016) has it, so fewer right ones and fewer wrong ones;
 # - one bit per component (NormSoftmax's binary embeddings), with ties in expectation, and with ties counted as right;
 # - NMI: k-means with as many clusters as classes, then the mutual information of clusters and classes over a mean of their
 #   entropies. The mean is arithmetic in today's scikit-learn and was geometric before version 0.22; k-means runs 20 iterations
-#   once (pytorch-metric-learning) or 300 iterations ten times (NormSoftmax); AMI subtracts what chance gives.
+#   once (pytorch-metric-learning) or 300 iterations ten times (NormSoftmax); AMI (Vinh et al., 2010) subtracts what
+#   chance gives.
 
 
 # %%
@@ -422,7 +424,8 @@ results.save_table("protocols", protocols, f"{note} {circumstances(rows)}")
 #
 # Recall@1 looks at one neighbour and MAP@R at R of them. The curve looks at all: how precise is the
 # ranking once a share of the class has been found? (Interpolated: the best precision at that recall or a higher one,
-# averaged over queries.)
+# averaged over queries.) Below, recall runs from left to right and precision from bottom to top, a line before training
+# and one after. The higher line is the better one; look whether one is above the other everywhere.
 
 # %% mystnb={"image": {"alt": "Precision over recall, before and after training: a curve that stays high for longer is better."}}
 test = load_splits(seed=PICTURED_SEED).test
@@ -444,18 +447,20 @@ results.save_figure("precision_recall", figure)
 pd.Series(average_precision, name="mAP, %").round(1).to_frame()
 
 # %% [markdown]
-# The curve falls from about Recall@1, on the left, to the share of the class in the gallery, on the right: even the last
-# image of a class has to be found. mAP is close to the area below it.
+# Both curves fall: the more of the class has to be found, the further down the ranking one has to go. On the left a curve
+# starts above Recall@1, since a ranking whose first image is wrong still has its best precision later. On the right, where
+# even the last image of a class has to be found, it comes down towards the share of the class in the gallery, though it
+# stays above. mAP, in the table, is close to the area below the curve.
 #
 # ## The same embedding in a few bits
 #
-# Zhai and Wu ([2019](https://arxiv.org/abs/1811.12649)) keep one bit of each component, `component > 0`, and rank by the number of bits in which two
+# NormSoftmax's authors keep one bit of each component, `component > 0`, and rank by the number of bits in which two
 # codes differ. Codes of $b$ bits have only $b + 1$ distances, so many items tie, and the score depends on who
-# comes first among equals. The *expected* score is the mean over all orders of the ties, in closed form (McSherry and
-# Najork, 2008); no order leaves the band between *worst* (other classes first) and *best* (own class first).
+# comes first among equals. The *expected* score is the mean over all orders of the ties, in closed form
+# (McSherry and Najork, 2008); no order leaves the band between *worst* (other classes first) and *best* (own class first).
 #
 # Which $b$ bits? The embedding is first rotated at random: that changes no cosine similarity, and any $b$ components
-# are then as good as any others. The cross is the paper's own code, all components as they are.
+# are then as good as any others. The last line of the table, *own components*, is the paper's own code, all components as they are.
 
 # %%
 embeddings = normalize(pictured["norm_softmax"])
@@ -487,6 +492,11 @@ cosine = 100 * retrieval_metrics(embeddings, test.labels, ks=(1,)).means()["reca
 note = f"Recall@1 in percent; cosine similarity of the floats: {cosine:.1f}, chance: {chance:.1f}."
 results.save_table("binary_codes", recall.rename_axis("code").round(1), note)
 
+# %% [markdown]
+# As a picture, over the number of bits: dots are the expected Recall@1 and the band reaches from the worst order of ties to the best.
+# The cross is the paper's own code. The dashed line is the cosine similarity of the floats that the bits are made from, and the dotted
+# one is chance. Look where the band gets narrow, and how far the dots stay below the dashed line.
+
 # %% mystnb={"image": {"alt": "Recall at 1 over the length of binary codes, with a band between best and worst order of ties, beside lines for cosine similarity and for chance."}}
 figure, axis = plt.subplots(figsize=(7.5, 3.8))
 curve = recall.iloc[:-1]
@@ -503,6 +513,7 @@ axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 results.save_figure("binary_codes", figure)
 
 # %% [markdown]
+# The dots rise with the number of bits, towards the cosine similarity.
 # At a few bits ties are so many that the band covers most of the scale; with more bits it narrows. Code that leaves the order of
 # ties to its sort may report anything in the band, and code that counts ties as right reports its upper edge.
 # Quote the expected value, and be careful where the band is wider than the difference of two methods. (These curves are
@@ -510,9 +521,9 @@ results.save_figure("binary_codes", figure)
 #
 # ## Clusters and chance
 #
-# NMI is often reported beside Recall@K. But mutual information grows with the number of clusters even if they mean nothing:
-# with classes of five images, as in Stanford Online Products, much of a respectable NMI is there before anything is learned. Below,
-# 2,000 points are pure noise, cut into "classes" that mean nothing, and clustered into as many parts.
+# NMI is often reported beside Recall@K. But mutual information grows with the number of clusters even if they mean nothing: with classes of five
+# images, as in Stanford Online Products (Song et al., 2016), much of a respectable NMI is there before anything is learned. Below, 2,000 points are
+# pure noise, cut into "classes" that mean nothing, and clustered into as many parts.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -539,8 +550,8 @@ results.save_table(
 # belongs to the class, one that belongs to the replicate (class split and seed), one that belongs to this class in this
 # replicate, and the query's own noise.
 #
-# How large are these parts? The committed runs of chapter 2 tell, for differences of Recall@1 between two trained losses
-# on photographs of birds. In points of percent, the standard deviations of a replicate, and of a class within one replicate (which the class,
+# How large are these parts? The committed runs of chapter 2 tell, for differences of Recall@1 between two trained losses on photographs of birds,
+# CUB-200 (Welinder et al., 2010). In points of percent, the standard deviations of a replicate, and of a class within one replicate (which the class,
 # this class in this replicate, and the noise of its ten or so queries share):
 
 
@@ -583,8 +594,9 @@ pd.DataFrame(spreads).set_index(["profile", "difference"]).mul(100).round(1)
 # %% [markdown]
 # Three intervals. *Seeds alone* is the textbook t interval over the replicates. *Classes alone* resamples the test classes, as a
 # bootstrap does that forgets that training again gives another result. *This book's* adds both parts: the variance between
-# replicates over their number, and their covariance through the classes that they share ([`intervals.py`](../dmlkit/intervals.py)). How often, in percent, does
-# each hold the truth?
+# replicates over their number, and their covariance through the classes that they share, estimated as for two-way clusters
+# (Cameron, Gelbach and Miller, 2011); classes are resampled with all their queries in all replicates (Owen, 2007). The code is
+# [`intervals.py`](../dmlkit/intervals.py). How often, in percent, does each hold the truth?
 
 # %%
 TRUTH = 0.01
@@ -634,7 +646,12 @@ if SIMULATIONS < 200:
     note += " Too few to say anything: raise SIMULATIONS."
 results.save_table("coverage", coverage, note, of_data=False)
 
-# %% mystnb={"image": {"alt": "How often each kind of interval contains the truth, over the number of replicates and of classes, beside a line at 95 percent."}}
+# %% [markdown]
+# The same numbers as a picture: a panel for each of the three ways to repeat an experiment, a colour for each kind of interval, the number
+# of replicates from left to right. A line on the dashed one, at 95 %, keeps its promise; one below it promises too much. Look which lines
+# stay near 95 % in all three panels, and what more replicates do to the others.
+
+# %% mystnb={"image": {"alt": "How often each kind of interval contains the truth, over the number of replicates, beside a line at 95 percent."}}
 drawn = coverage.reset_index().melt(["replicates", "n"], var_name="interval", value_name="coverage")
 with plt.rc_context({"figure.constrained_layout.use": False}):  # the grid lays itself out
     grid = sns.relplot(
@@ -657,17 +674,18 @@ grid.set_titles("{col_name}")
 results.save_figure("coverage", grid.figure, of_data=False)
 
 # %% [markdown]
-# Seeds alone are right where every replicate has new classes, and say nothing about other classes where it has not: on the
+# Only this book's interval stays near the dashed line, or above it, in all three panels. Seeds alone are right where every
+# replicate has new classes, and say nothing about other classes where it has not: on the
 # same test classes the interval fails, and more so with every seed that is added, because it shrinks towards the wrong
-# place. Classes alone forget that training again gives another result. How badly either fails depends on how much the
+# place. Classes alone forget that training again gives another result, and are too low everywhere. How badly either fails depends on how much the
 # difference varies between classes; *try this* below changes it.
 #
 # ## False verdicts when nothing differs
 #
 # Six methods against one reference, none better or worse, each claimed to be better: how often, in percent, does the list of
-# verdicts hold at least one false one? Holm's correction (each p value times the number of claims still open, least p first) allows 5
-# of 100. (Where splits overlap, verdicts in this book also need the wider interval of Nadeau and Bengio, 2003, because random halves
-# share training classes too; without it, as here, the test is at its least strict.)
+# verdicts hold at least one false one? Holm's correction (Holm, 1979) multiplies each p value by the number of claims
+# still open, least p first, and allows 5 of 100. Where splits overlap, verdicts in this book also need a second, wider interval
+# (Nadeau and Bengio, 2003), because random halves share training classes too; without it, as here, the test is at its least strict.
 
 # %%
 false = []

@@ -24,9 +24,8 @@
 # images it looks at, and how hard it pulls or pushes each.
 #
 # **Claims.** Multi-Similarity with its miner retrieves better than the contrastive and the triplet
-# loss (Wang et al.); plain classification is not worse than any pair loss (Zhai and Wu, 2019); and
-# under equal conditions losses differ by far less than their papers say (Musgrave et al.,
-# [2020](https://arxiv.org/abs/2003.08505)).
+# loss (Wang et al., 2019); plain classification is not worse than any pair loss (Zhai and Wu, 2019); and
+# under equal conditions losses differ by far less than their papers say (Musgrave et al., 2020).
 #
 # **What this chapter checks.** Every loss of that repository and its successors under one budget and, where `SEARCH_TRIALS` is
 # above 0, one search, against the network before training and against references that need no training, on classes nobody
@@ -35,19 +34,19 @@
 # **How retrieval is measured.** Every test image in turn is a query, and all the others are ranked by their
 # similarity to it. *Recall@K* (R@K) is the share of queries with at least one image of their own class among
 # the first K. If R other images have the query's class, *R-precision* (RP) is the share of them among the
-# first R, and *MAP@R* also rewards having them early: the precision at each right one of the first R,
+# first R, and *MAP@R* (Musgrave et al., 2020) also rewards having them early: the precision at each right one of the first R,
 # summed and divided by R. R@1 is also called precision at 1 (P@1). A query is never its own neighbour, and ties count against the
 # model. (In-Shop's queries search a gallery instead.)
 #
 # | | the papers | here |
 # |---|---|---|
-# | data | CUB-200-2011, Cars-196, SOP, In-Shop | the profile's: birds drawn by this book, or CUB-200 (2010) |
-# | trunk | BN-Inception or ResNet-50 from ImageNet | the profile's: a small ConvNet from scratch, or MobileNetV2 |
+# | data | CUB-200-2011 (Wah et al., 2011), Cars-196 (Krause et al., 2013), SOP (Song et al., 2016), In-Shop (Liu et al., 2016) | the profile's: birds drawn by this book, or CUB-200 (Welinder et al., 2010) |
+# | trunk | BN-Inception (Ioffe and Szegedy, 2015) or ResNet-50 (He et al., 2016) from ImageNet | the profile's: a small ConvNet from scratch, or MobileNetV2 (Sandler et al., 2018) |
 # | batches | each its own | `IMAGES_PER_CLASS` images per class for all, NormSoftmax too |
 # | settings | tuned per loss and data set | the defaults below, or the best of `SEARCH_TRIALS` for every loss alike |
 # | chosen on | mostly the test classes | training classes held out: the step (`SELECTION = "validation"`), or settings and step (search); a replicate's test classes choose nothing in it |
-# | contrastive | squared distances (Hadsell et al.) | plain distances, as pytorch-metric-learning has them |
-# | triplet | squared distances (Schroff et al.) | plain distances, mean over triplets with a positive loss |
+# | contrastive | squared distances (Hadsell, Chopra and LeCun, 2006) | plain distances, as pytorch-metric-learning has them |
+# | triplet | squared distances (Schroff et al., 2015) | plain distances, mean over triplets with a positive loss |
 # | Multi-Similarity | $\lambda$ = 1, $\beta$ = 50 in the paper; 0.5 and 40 in its code (as we recall the text) | $\lambda$ = 0.5, $\beta$ = 50, the defaults of pytorch-metric-learning |
 # | NormSoftmax | layer norm before the projection, which has no bias | neither, so that all losses share one head |
 # | Margin | one boundary for all, plus one per class and per image; its code: per class | one for all (`margin`) or per class (`margin_per_class`) |
@@ -99,6 +98,7 @@ TEST_CURVES: bool = True  # measure test classes along the way too: shows, and c
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
@@ -155,6 +155,7 @@ from dmlkit.plots import (
     set_style,
     spread_queries,
 )
+from dmlkit.processes import of_all
 from dmlkit.published import beside, caveat
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
@@ -172,9 +173,9 @@ set_style()
 # %% [markdown]
 # ## The data
 #
-# Each replicate splits the classes into disjoint parts: training classes, test classes, which choose nothing, and with
-# `SELECTION = "validation"` validation classes (the last fifth of the training half), which choose the step at which training
-# stops. In the drawn data every replicate also draws new species.
+# Each replicate splits the classes into disjoint parts: training classes, test classes, which choose nothing, and with `SELECTION = "validation"`
+# validation classes (the last fifth of the training half), which choose the step at which training stops. In the drawn data every replicate also
+# draws new species. The photographs of `features` and `birds` are those of CUB-200 (Welinder et al., 2010).
 
 # %%
 read_splits = partial(
@@ -208,6 +209,9 @@ figure = sample_images(splits.test)
 results.save_figure("test_classes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# Images of one row differ in pose, light and background, and images of two rows may agree in them. What stays within a row is what an embedding has
+# to find.
+#
 # ## The losses
 #
 # A batch holds $B$ images. The embedding $x_i$ of image $i$ has unit length; $s_{ij} = x_i^\top x_j$ is a
@@ -289,12 +293,12 @@ losses = {
 
 # %% [markdown]
 # **Triplets.** Only the order matters: for an anchor $a$, the positive $p$ should be closer than the negative $n$ by a margin,
-# $[d_{ap} - d_{an} + m]_+$. *Semi-hard* (Schroff et al., 2015) are the triplets with $d_{ap} < d_{an} \le d_{ap} + m$; *batch-hard* (Hermans et
-# al., 2017) takes the farthest positive with the nearest negative. *Lifted structure* (Song et al., 2016) compares each positive pair with
-# all negatives of both; `_generalized` is Hermans et al.'s form, per anchor, and `_modified` Deep_Metric's, without hinge and margin. *NCA* (Goldberger et al., 2004) and *NT-Xent* (Chen et al., 2020) are soft nearest-neighbour classifiers among the batch
-# (`nca_neighbours`: among the 32 nearest). *Margin* (Wu
-# et al., 2017) does not compare the two with each other, but each with a distance $\beta$ that it learns, and draws negatives at all
-# distances about equally often: $[d_{ap} - \beta + m]_+ + [\beta - d_{an} + m]_+$.
+# $[d_{ap} - d_{an} + m]_+$. *Semi-hard* (Schroff et al., 2015) are the triplets with $d_{ap} < d_{an} \le d_{ap} + m$; *batch-hard*
+# (Hermans et al., 2017) takes the farthest positive with the nearest negative. *Lifted structure* (Song et al., 2016) compares each positive pair
+# with all negatives of both; `_generalized` is the form of the batch-hard paper, per anchor, and `_modified` Deep_Metric's, without hinge and margin.
+# *NCA* (Goldberger et al., 2004) and *NT-Xent* (Chen et al., 2020) are soft nearest-neighbour classifiers among the batch (`nca_neighbours`: among
+# the 32 nearest). *Margin* (Wu et al., 2017) does not compare the two with each other, but each with a distance $\beta$ that it learns, and draws
+# negatives at all distances about equally often: $[d_{ap} - \beta + m]_+ + [\beta - d_{an} + m]_+$.
 
 # %%
 margins = {"margin": between(0.03, 0.4)}
@@ -329,8 +333,10 @@ losses |= {
 #
 # $$\ell = -\frac{1}{B} \sum_i \log \frac{e^{x_i^\top p_{y_i} / \sigma}}{\sum_c e^{x_i^\top p_c / \sigma}} \,.$$
 #
-# *CosFace* and *ArcFace* want the right class to win by a margin of similarity or of angle; *SoftTriple* gives a class several vectors; *ProxyNCA* leaves the
-# right class out of the sum and has no temperature; *ProxyNCA++* puts both in, and is as a loss NormSoftmax at $\sigma = 1/18$; *Proxy-Anchor* lets each proxy, as an anchor, weigh all images of the batch.
+# *CosFace* (Wang et al., 2018) and *ArcFace* (Deng et al., 2019) want the right class to win by a margin of similarity or of angle; *SoftTriple*
+# (Qian et al., 2019) gives a class several vectors; *ProxyNCA* (Movshovitz-Attias et al., 2017) leaves the right class out of the sum and has no
+# temperature; *ProxyNCA++* (Teh et al., 2020) puts both in, and is as a loss NormSoftmax at $\sigma = 1/18$; *Proxy-Anchor* (Kim et al., 2020) lets
+# each proxy, as an anchor, weigh all images of the batch.
 
 # %%
 face = {"margin": between(0.1, 0.7), "scale": loguniform(16, 256)}
@@ -361,6 +367,11 @@ losses |= {
     ),
 }
 methods = [name for listed in METHODS for name in (losses if listed == "all" else [listed])]
+trained = {method: method.removesuffix("_concatenated") for method in methods}
+known = {"METHODS": (losses, trained.values()), "REFERENCES": (OF_PIXELS + OF_FEATURES, REFERENCES)}
+for name, (choices, given) in known.items():
+    if unknown := set(given) - set(choices):
+        raise ValueError(f"{name}: there is no {min(unknown)}; choose from {', '.join(choices)}")
 
 # %% [markdown]
 # ### What each loss pulls and pushes
@@ -369,9 +380,9 @@ methods = [name for listed in METHODS for name in (losses if listed == "all" els
 # along the circle, its length relative to the longest in its panel. Crosses are proxies, here at the centres of their
 # classes. A point at rest
 # is solved, or held between pulls and pushes that cancel. (Margin's arrows are one draw of its negatives; SoftTriple's several centres per
-# class are random and not shown.)
+# class are random and not shown.) Compare the panels: which points does a loss move, and which does it leave alone?
 
-# %% mystnb={"image": {"alt": "Nine points of three classes on a circle, once per loss, each with an arrow to where its loss moves it; proxies are marked."}}
+# %% mystnb={"image": {"alt": "Eight points of three classes on a circle, once per loss, each with an arrow to where its loss moves it; proxies are marked."}}
 angles = torch.tensor([0.0, 35, 110, 20, 60, 150, 200, 250]).deg2rad()
 toy_labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
 toy = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -391,6 +402,11 @@ for method in methods:
 results.save_figure("gradients", gradient_arrows(toy, toy_labels, gradients, proxies))
 
 # %% [markdown]
+# All losses see the same points, and few agree on where to move them. *Contrastive* pulls at the two green points, far from all others, until they
+# coincide; *NormSoftmax* and *Proxy-Anchor* leave them alone, as their own proxy is by far the nearest, and pull hardest at the orange point on the
+# left, which is far from its class. On the right orange and blue points lie between each other: there the way to the own class leads past the other
+# one.
+#
 # ### What a batch holds
 #
 # Of `BATCH_SIZE` images, more of each class mean more positive pairs and fewer classes to tell apart. How many pairs there are, and how many
@@ -426,6 +442,7 @@ new_trunk = partial(
     convention=INPUT_CONVENTION,
     freeze_batch_norm=FREEZE_BN,
     pooling=POOLING,
+    compiled=COMPILE,
 )
 freeze = partial(cache_views, image_size=IMAGE_SIZE, scale=CROP_SCALE, device=device)
 random_view = (
@@ -454,7 +471,7 @@ def train(method, settings, images, trunk, seed, *, dim=EMBEDDING_DIM, **options
 
     def compute_loss(batch):
         views, labels = batch
-        embeddings = model(views)
+        embeddings, labels = of_all(model(views)), of_all(labels)
         pairs = spec.miner(embeddings, labels, epsilon=epsilon) if spec.miner else None
         return loss_fn(embeddings, labels, pairs=pairs)
 
@@ -610,10 +627,6 @@ def refer(name, splits, trunk):
 # and its rows are marked *edited*; save the notebook, restart the kernel and run all cells for clean rows.
 
 # %% tags=["runs"]
-trained = {method: method.removesuffix("_concatenated") for method in methods}
-known = {*losses, *OF_PIXELS, *OF_FEATURES}
-if unknown := {*trained.values(), *REFERENCES} - known:
-    raise ValueError(f"there is no method {unknown}; choose from {sorted(known)}")
 check_search(SEARCH_TRIALS, SEARCH_FOLDS, SELECTION)
 if load_splits(seed=SEEDS[0]).gallery and set(trained.values()) != set(methods):
     raise ValueError(
@@ -641,14 +654,16 @@ for seed, method in product(SEEDS, REFERENCES + methods):
         continue
     set_seed(seed, num_threads=NUM_THREADS)
     trunk = new_trunk().to(device)
-    if not loss:
-        found = (refer(method, splits, trunk),)
-    elif loss != method:
-        found = train_concatenated(loss, settings, seed)
-    else:
-        frozen, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
-        found = train_and_test(method, settings, frozen, trunk, seed, step)
-    results.save(run, splits.test.class_names, *found)
+    with results.attempt(run):
+        if not loss:
+            found = (refer(method, splits, trunk),)
+        elif loss != method:
+            found = train_concatenated(loss, settings, seed)
+        else:
+            frozen, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
+            found = train_and_test(method, settings, frozen, trunk, seed, step)
+        results.save(run, splits.test.class_names, *found)
+results.complete()
 
 # %% [markdown]
 # ## Results
@@ -782,13 +797,13 @@ results.save_table("stability", order_stability(rows, by_class, methods))
 # %% [markdown]
 # ## Learning curves
 #
-# Left, the training loss, relative to its first value because the losses have no common unit. The contrastive and
-# the triplet loss average over the pairs that are not solved yet, so they hardly fall while their number does.
-# Right, where a part of the training classes is held out, MAP@R on these, higher than on the test classes because there are fewer
-# of them to confuse. Bands span all replicates. A loss that falls while validation does not rise has begun to learn the
-# training classes by heart. (Of many methods, the six of `mini`.)
+# A line per method, over the images seen. Left, the training loss, relative to its first value because the losses have no common unit. The
+# contrastive and the triplet loss average over the pairs that are not solved yet, so they hardly fall while their number does. Right, where a part of
+# the training classes is held out, MAP@R on these, higher than on the test classes because there are fewer of them to confuse. Bands span all
+# replicates. A loss that falls while validation does not rise has begun to learn the training classes by heart. Does the loss that falls furthest
+# also retrieve best? (Of many methods, the six of `mini`.)
 
-# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per loss."}}
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes where there are any, over the images seen, a curve per loss."}}
 few = (
     "contrastive",
     "triplet_semihard",
@@ -801,11 +816,15 @@ drawn = methods if len(methods) <= len(few) else [method for method in few if me
 results.save_figure("learning_curves", learning_curves(rows, drawn))
 
 # %% [markdown]
+# It need not. In `mini`, `features` and `birds` NormSoftmax's loss falls furthest of these six and contrastive's least. Where training classes are
+# held out, in `mini` and `birds`, the bands overlap widely, and in `mini` contrastive has the highest mean. How far a loss falls compares two moments
+# of one method, not two methods.
+#
 # ## A map of unseen classes
 #
-# UMAP lays the embeddings of the first ten test classes out in the plane: before training, and after training
-# with the method that did best on held-out training classes of that replicate, in the search or along the way (without either, the
-# first method). Distances between far clusters mean nothing here; whether a colour holds together does.
+# UMAP (McInnes, Healy and Melville, 2018) lays the embeddings of the first ten test classes out in the plane, a point per image and a colour per
+# class: before training, and after training with the method that did best on held-out training classes of that replicate, in the search or along the
+# way (without either, the first method). Distances between far clusters mean nothing here; whether a colour holds together does.
 
 # %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 first = rows[rows["method"].isin(methods) & (rows["seed"] == PICTURED_SEED)].set_index("method")
@@ -822,6 +841,10 @@ if "frozen_trunk" in REFERENCES:
 results.save_figure("umap", embedding_maps(panels, test.labels))
 
 # %% [markdown]
+# Where the trunk starts from random weights (`mini`), the colours are mixed before training, and gather after it, though nobody trained on these
+# classes. Where it has learned from other photographs before (`features`, `birds`), most colours hold together from the start, and training changes
+# little that the eye could see.
+#
 # ## Nearest neighbours
 #
 # Queries of unseen classes (black frame), each followed by its nearest neighbours, right (✓) or wrong (✗). The
@@ -835,19 +858,21 @@ figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.qu
 results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# The upper rows begin with a right image and the lower ones with a wrong one, by this choice. Wrong neighbours are seldom arbitrary: mostly they
+# share colours, pose or background with the query, and a right image may still come later in the row.
+#
 # ## Claims
 #
-# Each line compares two methods query by query on the same replicates, in points of percent, beside the
-# difference that was published, if one was at equal conditions. Two intervals of 95 % stand side by side. The first
-# (*bootstrap*) covers the differences between replicates and the choice of test classes; chapter 1 shows how often it holds the truth. The
-# second (*t interval*) also allows for the training classes that random splits share. Where they share some, a claim has to hold by
-# both, and always after Holm's correction
-# over all claims of its paper (p in brackets), so one interval without zero is not enough. *Held*: what the claim says
-# is significant. *Reversed*: the opposite is. *Equivalent*: the difference lies within *bound*, fixed beforehand. Else
-# it is *not resolved*, and *detectable* is the difference these replicates could have shown. Verdicts on drawn data are
-# marked as demonstrations. The list was committed before the runs ([`claims.csv`](claims.csv)). Its bound of half a point for *equivalent* to contrastive
-# is this book's, and strict: in Musgrave et al.'s own table 4 of 12 losses are within it. B4, frozen against trained batch norms, takes weights whose batch
-# norms are not folded, and two runs (`-p FREEZE_BN false`); nobody has made them.
+# Each line compares two methods query by query on the same replicates, in points of percent, beside the difference that was published, if one was at
+# equal conditions. Two intervals of 95 % stand side by side. The first one, *bootstrap* (Owen, 2007), covers the differences between replicates and
+# the choice of test classes; chapter 1 shows how often it holds the truth. The second one, *t interval* (Nadeau and Bengio, 2003), also allows for
+# the training classes that random splits share. Where they share some, a claim has to hold by both, and always after Holm's correction (Holm, 1979)
+# over all claims of its paper (p in brackets), so one interval without zero is not enough. *Held*: what the claim says is significant. *Reversed*:
+# the opposite is. *Equivalent*: the difference lies within *bound*, fixed beforehand, by two one-sided tests (Schuirmann, 1987). Else it is *not
+# resolved*, and *detectable* is the difference these replicates could have shown. Verdicts on drawn data are marked as demonstrations. The list was
+# committed before the runs ([`claims.csv`](claims.csv)). Its bound of half a point for *equivalent* to contrastive is this book's, and strict: in
+# Musgrave et al.'s own table 4 of 12 losses are within it. B4, frozen against trained batch norms, takes weights whose batch norms are not folded,
+# and two runs (`-p FREEZE_BN false`); nobody has made them.
 
 # %%
 rung = rung_of(DATASET, WEIGHTS, CACHED_VIEWS, is_subset=bool(results.stamp))

@@ -20,13 +20,13 @@
 # > [azgo14/classification_metric_learning](https://github.com/azgo14/classification_metric_learning).
 #
 # Metric learning has its own losses, of pairs and triplets, because the classes of a test are not those of training: what
-# use is a classifier whose classes are gone? Zhai and Wu answer that a plain one is enough, if it is normalised: the last
+# use is a classifier whose classes are gone? A plain one is enough, answers the paper (Zhai and Wu, 2019), if it is normalised: the last
 # layer compares an embedding with one vector per class by their angle, and the vectors are thrown away after training.
 #
-# **Claims.** Such a classifier is not worse than losses of pairs (the paper also compares it with CosFace, a classifier with
-# a margin). Layer normalisation before the embedding makes training faster and better. Batches of several images of each
-# class are better than random ones, up to a point. Recall grows with the dimension, and one bit per dimension then loses
-# little. A step may look at a random part of the classes only.
+# **Claims.** Such a classifier is not worse than losses of pairs; the paper also compares it with a classifier with a margin, CosFace
+# (Wang et al., 2018). Layer normalisation (Ba, Kiros and Hinton, 2016) before the embedding makes training faster and better. Batches of several
+# images of each class are better than random ones, up to a point. Recall grows with the dimension, and one bit per dimension then loses little. A
+# step may look at a random part of the classes only.
 #
 # **What this chapter checks.** Each of these, with claims listed before the runs; and two things for which we found no
 # published numbers: the temperature, and how many classes a step may leave out. The size of each effect stands beside the
@@ -34,8 +34,8 @@
 #
 # | | the paper and its code | here |
 # |---|---|---|
-# | data | CUB-200-2011, Cars-196, SOP, In-Shop | the profile's |
-# | trunk | GoogLeNet, BN-Inception, ResNet-50 | the profile's; torchvision's GoogLeNet has batch norms |
+# | data | CUB-200-2011 (Wah et al., 2011), Cars-196 (Krause et al., 2013), SOP (Song et al., 2016), In-Shop (Liu et al., 2016) | the profile's |
+# | trunk | GoogLeNet (Szegedy et al., 2015), BN-Inception (Ioffe and Szegedy, 2015), ResNet-50 (He et al., 2016) | the profile's; torchvision's GoogLeNet has batch norms |
 # | recipe | known for ResNet-50 at 2,048 dimensions; for others unknown | in `paper` the same for all |
 # | precision | float32 | float32; in `paper` bfloat16 |
 # | k-means for NMI | 10 restarts of 300 iterations | 5 restarts of 20 |
@@ -43,7 +43,7 @@
 # | image | squeezed to 256 x 256, a random square of 224, mirrored | the same where `RANDOM_CROP = "square"`; else a random part, resized |
 # | projection | only where the size differs from the trunk's | always, or the same where `PROJECT_ALWAYS = False` |
 # | layer norm | before the projection, without learned scale and shift | the same, **for all losses of this chapter** (chapter 2: for none) |
-# | optimiser | SGD with momentum 0.9, weight decay 0.0001, a tenth of the rate after half the steps | Adam, or the same in `paper` |
+# | optimiser | SGD with momentum 0.9, weight decay 0.0001, a tenth of the rate after half the steps | Adam (Kingma and Ba, 2015), or the same in `paper` |
 # | warm-up | one epoch in which only new parameters learn (batch norms follow the data) | none, or the same in `paper` |
 # | batch | 75 images, 25 of each class (SOP and In-Shop: 5), drawn with replacement | 4 of each class, with replacement only where a class has fewer; in `paper` the same numbers |
 # | batch norm | trained | frozen where the weights have it folded (`features`, `birds`) |
@@ -100,6 +100,7 @@ SEARCHED_ITEMS: int = 20000  # size of the index whose search is timed
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
@@ -144,6 +145,7 @@ from dmlkit.plots import (
     spread_queries,
     sweep_curves,
 )
+from dmlkit.processes import of_all
 from dmlkit.published import TITLES, beside, caveat, published
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
@@ -168,7 +170,8 @@ set_style()
 # ## The data
 #
 # As in [chapter 2](02_baseline_losses.ipynb): each replicate draws its own training and test classes, and with
-# `SELECTION = "validation"` a fifth of the training classes is held out to choose the step at which training stops.
+# `SELECTION = "validation"` a fifth of the training classes is held out to choose the step at which training stops. The photographs of `features` and
+# `birds` are those of CUB-200 (Welinder et al., 2010), the characters of `omniglot` those of Omniglot (Lake et al., 2015).
 
 # %%
 read_splits = partial(
@@ -228,11 +231,11 @@ perfect = pd.DataFrame(
 results.save_table("perfect", perfect, of_data=False)
 
 # %% [markdown]
-# It is compared with losses of chapter 2: *contrastive* and *Multi-Similarity* (pairs), *Proxy-Anchor* (proxies against the
-# images of a batch), and *CosFace*, the same classifier with a margin: the right class has to win by $m$. All have the same
-# batches and the same number of steps, and each its own head: layer norm belongs to NormSoftmax, and the others go without, as in their
-# papers, unless a search finds it better for them. The sweep `layer_norm` gives every loss both heads. In the cell each
-# loss stands with the settings it starts from and, after them, what a search tries.
+# It is compared with losses of chapter 2: *contrastive* (Hadsell, Chopra and LeCun, 2006) and *Multi-Similarity* (Wang et al., 2019), which look at
+# pairs, *Proxy-Anchor* (Kim et al., 2020), proxies against the images of a batch, and *CosFace*, the same classifier with a margin: the right class
+# has to win by $m$. All have the same batches and the same number of steps, and each its own head: layer norm belongs to NormSoftmax, and the others
+# go without, as in their papers, unless a search finds it better for them. The sweep `layer_norm` gives every loss both heads. In the cell each loss
+# stands with the settings it starts from and, after them, what a search tries.
 
 
 # %%
@@ -342,6 +345,7 @@ def new_trunk(settings):
         convention=settings["INPUT_CONVENTION"],
         freeze_batch_norm=FREEZE_BN,
         pooling=POOLING,
+        compiled=COMPILE,
     ).to(device)
 
 
@@ -379,7 +383,7 @@ def train(loss, settings, images, trunk, seed, *, validate=None, keep_step=None)
 
     def compute_loss(batch):
         views, labels = batch
-        embeddings = model(views)
+        embeddings, labels = of_all(model(views)), of_all(labels)
         pairs = spec.miner(embeddings, labels) if spec.miner else None
         return loss_fn(embeddings, labels, pairs=pairs)
 
@@ -608,19 +612,23 @@ for seed in SEEDS:
         if all(results.is_finished(runs[name, seed]) for name in names):
             continue
         agreeing = str((loss, settings, step))  # sweeps share points, which are trained once
-        if agreeing not in tested:
-            bits = loss == "norm_softmax"
-            tested[agreeing] = train_and_test(loss, settings, splits, seed, step=step, bits=bits)
-        selected, last, fitted = tested[agreeing]
-        for name, at_chosen, at_last in zip(names, selected, last, strict=False):
-            results.save(runs[name, seed], splits.test.class_names, at_chosen, at_last, fitted)
+        with results.attempt(runs[method, seed]):
+            if agreeing not in tested:
+                bits = loss == "norm_softmax"
+                tested[agreeing] = train_and_test(
+                    loss, settings, splits, seed, step=step, bits=bits
+                )
+            selected, last, fitted = tested[agreeing]
+            for name, at_chosen, at_last in zip(names, selected, last, strict=False):
+                results.save(runs[name, seed], splits.test.class_names, at_chosen, at_last, fitted)
+results.complete()
 
 # %% [markdown]
 # ## Main results
 #
 # Percent on test classes, with 95 % intervals over replicates and classes ([chapter 2](02_baseline_losses.ipynb) explains the
 # columns). *NMI* compares k-means clusters, as many as test classes, with the classes, normalised by the geometric mean as in
-# the paper's code. Labels drawn at random get the NMI beside it; *AMI* is adjusted for that. (Bits are not clustered.)
+# the paper's code. Labels drawn at random get the NMI beside it; *AMI* is adjusted for that (Vinh et al., 2010). Bits are not clustered.
 
 # %%
 if PICTURED_SEED not in SEEDS:
@@ -643,22 +651,26 @@ results.save_table("published", shown, caveat("03_norm_softmax", DATASET), of_da
 # %% [markdown]
 # ## Learning curves
 #
-# Left, the training loss relative to its first value; right, where training classes are held out, MAP@R on these. Bands span
-# all replicates. Does a loss that falls faster also end higher?
+# A line per method, over the images seen. Left, the training loss relative to its first value; right, where training classes are held out, MAP@R on
+# these. Bands span all replicates. Does a loss that falls faster also end higher?
 
-# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per loss."}}
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes where there are any, over the images seen, a curve per loss."}}
 results.save_figure("learning_curves", learning_curves(rows, METHODS))
 
 # %% [markdown]
+# It does not. NormSoftmax's loss falls fastest in `mini`, `features`, `birds` and `omniglot`, and where training classes are held out (`mini` and
+# `birds`) the mean of another loss ends above it.
+#
 # ## Layer normalisation
 #
-# Zhai and Wu: faster, and better at the end (CUB-200-2011, ResNet-50); and embeddings around zero, which suit bits that ask
-# whether a component is above it. Below: test results with and without, floats and bits; and, where training classes are held
-# out, Recall@1 on these at the last step, the steps to 90 % of that, and the steps to 90 % of the better of the two. The other
-# losses follow with the same two heads: is a difference between losses one between heads?
+# Zhai and Wu: faster, and better at the end (CUB-200-2011, ResNet-50); and embeddings around zero, which suit bits that ask whether a component is
+# above it. Below, where the profile has this sweep, first a figure like the one above, of NormSoftmax with layer norm and without: does either line
+# run ahead? Then a table: test results with and without, floats and bits; and, where training classes are held out, Recall@1 on these at the last
+# step, the steps to 90 % of that, and the steps to 90 % of the better of the two. The other losses follow with the same two heads: is a difference
+# between losses one between heads?
 
 
-# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, with and without layer norm."}}
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes where there are any, over the images seen, with and without layer norm."}}
 def not_run(sweep):
     """Return what stands in the place of a sweep that this profile leaves out."""
     return f"Not in this profile: add {sweep} to SWEEPS."
@@ -698,18 +710,27 @@ if "layer_norm" in SWEEPS:
     shown = results.save_table("layer_norm", results_of("layer_norm").join(steps).fillna(""))
 shown
 
+# %% [markdown]
+# In `features` and `birds` the two lines of the loss nearly coincide, and where held-out classes are shown (`birds`) the bands overlap: neither runs
+# ahead clearly. What layer norm changes stands in the table, if anywhere. What was published:
+
 # %%
 published_part("layer_norm")
 
 # %% [markdown]
 # ## Images per class
 #
-# With several images of a class in a batch, a step learns from how they differ; but it sees fewer classes, and a batch of a
-# single class says only where that class is. The paper's optimum on CUB-200-2011 was 25 images of 3 classes. Look for a hump,
-# and for the fall at the right end.
+# With several images of a class in a batch, a step learns from how they differ; but it sees fewer classes, and a batch of a single class says only
+# where that class is. The paper's optimum on CUB-200-2011 was 25 images of 3 classes. The figure has Recall@1 on test classes over the number of
+# images of each class, from batches drawn at random on the left to a single class on the right; bars are intervals of 95 %. Look for a hump, and for
+# the fall at the right end.
 
 # %% mystnb={"image": {"alt": "Retrieval over the number of images of each class in a batch, with intervals."}}
 show_sweep("images_per_class", "images of each class in a batch")
+
+# %% [markdown]
+# In `birds` there is no hump: the line is level up to four images of each class, then it falls, and batches of a single class are far below all
+# others. What was published:
 
 # %%
 published_part("class_balancing")
@@ -717,19 +738,23 @@ published_part("class_balancing")
 # %% [markdown]
 # ## Temperature
 #
-# The paper sets 0.05; we found no sweep of it. Is it inside the hump, and how wide is that? (Bars, here and below, are of each
-# point by itself, with all that test classes differ by; differences on the same classes are known three times as well: see the
-# claims.)
+# The paper sets 0.05; we found no sweep of it. The figure has Recall@1 on test classes over the temperature. Is 0.05 inside the hump, and how wide is
+# that? (Bars, here and below, are of each point by itself, with all that test classes differ by; differences on the same classes are known three
+# times as well: see the claims.)
 
 # %% mystnb={"image": {"alt": "Retrieval over the temperature, with intervals."}}
 show_sweep("temperature", "temperature")
 
 # %% [markdown]
+# Above frozen features (`features`) there is a hump with its top at 0.05, flat enough that the bars of neighbours overlap, and it falls more on the
+# warm side. On the drawn birds (`mini`), from scratch, the line rises to the right end, so that the best temperature may lie beyond the values tried.
+#
 # ## Dimension, trunk and bits
 #
 # A float has 32 bits; *binary* rows keep one bit of each component and compare codes by the number of differing bits. With few
 # bits many images tie; their Recall@1 is then the expectation over the order of ties, with its bounds (all ties wrong, all
-# ties right) beside it: between them lies what a search library may report. In the figure: which reaches a given recall with
+# ties right) beside it: between them lies what a search library may report. The figure has Recall@1 over the bytes of an image, a line for floats and
+# one for bits, a point for each dimension: which reaches a given recall with
 # fewer bytes? (Floats have 32 bits here; half as many would do.)
 
 
@@ -761,6 +786,9 @@ if "dimension" in SWEEPS:
 table if "dimension" in SWEEPS else not_run("dimension")
 
 # %% [markdown]
+# In `features` the line of the bits lies left of that of the floats: a given recall takes fewer bytes as bits, but a larger dimension. Both lines
+# rise steeply first and then level off.
+#
 # Trunk against dimension, mean Recall@1 in percent, floats and bits:
 
 # %%
@@ -820,19 +848,28 @@ results.save_table("search_time", timed, on, of_data=False)
 # may instead draw a random part of the classes that contains those of its batch (and is no smaller than these). Fewer terms
 # make the sum, and so the loss, too small, and less of its gradient comes from classes outside the batch. *Corrected* counts
 # each drawn class as many times as there are classes like it, one over its chance to be drawn
-# ([Jean et al., 2015](https://arxiv.org/abs/1412.2007)), so that the sum is right on average.
+# (Jean et al., 2015), so that the sum is right on average.
 # [class_subsampling.md](../results/benchmarks/class_subsampling.md) measures how far both are off, with 11,318 classes. With
 # random class vectors a tenth of them turns the gradient of the embeddings by nothing that matters (cosine 0.999 with the full
 # one). Where made-up embeddings lie near the vectors of their classes it does (0.87), and the correction mends most of that
 # (0.99). (Adam's momentum goes on moving class vectors that a step leaves out.)
+#
+# Two figures, where the profile has these sweeps: Recall@1 on test classes over the share of the training classes that a step uses, from few on the
+# left to all on the right. First without the correction: is there a share from which on the line is level?
 
 # %% mystnb={"image": {"alt": "Retrieval over the share of classes in the softmax, with intervals."}}
 show_sweep("class_share", "share of the training classes in the softmax of a step")
+
+# %% [markdown]
+# In `omniglot` there is none: the mean rises up to the right end, where all classes take part, though the bars of neighbours overlap. Now with the
+# correction, which should make the line more level:
 
 # %% mystnb={"image": {"alt": "Retrieval over the share of classes in a corrected softmax, with intervals."}}
 show_sweep("class_share_corrected", "share of the training classes, corrected")
 
 # %% [markdown]
+# In `omniglot` it does not: the line with the correction rises like the one without.
+#
 # What a step costs: forward, backward and the update of the class vectors by plain SGD, 75 embeddings of 512 components of 15
 # classes, all classes against 1,000 of them with a sparse gradient; median of three. Memory follows from the sizes (measured:
 # within 15 % from 100,000 classes on, with fewer up to 100 MiB more): the class vectors, and six or seven arrays as large as those that take part, on the way back through
@@ -869,8 +906,8 @@ results.save_table("step_cost", costs, on, of_data=False)
 # %% [markdown]
 # ## A map of unseen classes, and nearest neighbours
 #
-# UMAP of the first ten test classes, before training and after training with NormSoftmax (without it, the first method).
-# Distances between far clusters mean nothing; whether a colour holds together does.
+# UMAP (McInnes, Healy and Melville, 2018) of the first ten test classes, a point per image and a colour per class, before training and after training
+# with NormSoftmax (without it, the first method). Distances between far clusters mean nothing; whether a colour holds together does.
 
 # %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
@@ -882,8 +919,11 @@ if "frozen_trunk" in REFERENCES:
 results.save_figure("umap", embedding_maps(panels, test.labels))
 
 # %% [markdown]
+# As in chapter 2, training gathers the colours where the trunk starts from random weights (`mini`, `omniglot`); where it knows photographs
+# (`features`, `birds`) they hold together before, and classes that lie side by side before mostly do so after.
+#
 # Queries of unseen classes (black frame) and their nearest neighbours, right (✓) or wrong (✗): spread evenly over those whose
-# first neighbour is right, then over the others.
+# first neighbour is right, then over the others. What do wrong neighbours share with their query?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class."}}
 retrieved = evaluate_embeddings(pictured, test.labels, ks=(1,)).retrieval
@@ -892,10 +932,12 @@ figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.qu
 results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# Of drawn birds it is mostly colour and pose; of characters the outline, such as a ring, an arch or an angle.
+#
 # ## Claims
 #
 # Read as in chapter 2. A claim about a shape (*rises, then falls*) is cut into comparisons of two points, listed before the
-# runs ([`claims.csv`](claims.csv)); the figures above show the shape itself, without a verdict. Holm's correction is over all
+# runs ([`claims.csv`](claims.csv)); the figures above show the shape itself, without a verdict. Holm's correction (Holm, 1979) is over all
 # claims of this chapter that the profile could test.
 
 # %%

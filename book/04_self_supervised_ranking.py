@@ -18,11 +18,11 @@
 # > Fu, Li, Mao, Wang and Zhang, *Deep Metric Learning with Self-Supervised Ranking*, AAAI 2021,
 # > [doi:10.1609/aaai.v35i2.16226](https://doi.org/10.1609/aaai.v35i2.16226). No code by the authors.
 #
-# A metric loss says which images belong together; among those that do, it wants no order. Yet a bird seen from nearly the
-# same side is a better answer than one half hidden, and an embedding that knows the difference may know its species better,
-# too. Labels do not say which image is the nearer one. Fu et al. make pairs for which it is known: an image and *views* of it, cropped, tilted and
-# recoloured more and more. A second head on the same trunk is asked to find the stronger view less similar to the image than
-# the weaker one. At test time that head is thrown away.
+# A metric loss says which images belong together; among those that do, it wants no order. Yet a bird seen from nearly the same side is a better
+# answer than one half hidden, and an embedding that knows the difference may know its species better, too. Labels do not say which image is the
+# nearer one. The paper makes pairs for which it is known (Fu et al., 2021): an image and *views* of it, cropped, tilted and recoloured more and more.
+# A second head on the same trunk is asked to find the stronger view less similar to the image than the weaker one. At test time that head is thrown
+# away.
 #
 # **Claims.** Any metric loss retrieves *2-4 %* better with this task beside it, and also *ranks* better.
 #
@@ -91,6 +91,7 @@ SEARCH_FOLDS: int = 2  # folds of the training classes that judge each trial, 1 
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
@@ -140,6 +141,7 @@ from dmlkit.plots import (
     set_style,
     spread_queries,
 )
+from dmlkit.processes import of_all, share_of
 from dmlkit.published import beside, caveat
 from dmlkit.ranked_views import (
     CachedRankedViews,
@@ -163,7 +165,8 @@ set_style()
 # %% [markdown]
 # ## The data
 #
-# As in [chapter 2](02_baseline_losses.ipynb): each replicate draws its own training and test classes.
+# As in [chapter 2](02_baseline_losses.ipynb): each replicate draws its own training and test classes. The photographs of `features` and `birds` are
+# those of CUB-200 (Welinder et al., 2010), the characters of `omniglot` those of Omniglot (Lake et al., 2015).
 
 # %%
 read_splits = partial(
@@ -192,8 +195,8 @@ pd.DataFrame(
 # ## Views of growing strength
 #
 # View $n$ of an image is cut, tilted and recoloured by $c_n = \tanh(0.2\,n)$: a random crop of $1 - c_n$ of its area, brought back to
-# size; corners moved inwards by up to $c_n$ of half a side; brightness, contrast and saturation times $1 \pm c_n / 2$. Here are
-# six training images with their views.
+# size; corners moved inwards by up to $c_n$ of half a side; brightness, contrast and saturation times $1 \pm c_n / 2$. Below, each row is a
+# training image, followed by its views with their strength above. From which strength on would you not know the image again?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Images, one per row, from left to right in views of growing strength: as they are, then cropped, tilted and recoloured more and more."}}
 make_views = RankedViews(
@@ -207,6 +210,9 @@ figure = image_grid(strips, titles)
 results.save_figure("views", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# From left to right the views keep less and less of the image, and what it does not reach is black. Each view is made anew from the image, not from
+# the view before, so that only their strengths are in order, and a stronger view may by chance look less changed.
+#
 # ## The task
 #
 # With $z'_n$ the auxiliary head's unit vector of view $n$ and $S_n = {z'_0}^\top z'_n$ its similarity to the image itself, the *order term*
@@ -331,6 +337,7 @@ def new_trunk():
         convention=INPUT_CONVENTION,
         freeze_batch_norm=FREEZE_BN,
         pooling=POOLING,
+        compiled=COMPILE,
     ).to(device)
 
 
@@ -415,8 +422,9 @@ def total_loss(model, auxiliary, metric_loss, settings, seed):
         plain = one_view(images[:, :CACHED_VIEWS]) if CACHED_VIEWS else images
         is_due = torch.rand((), generator=dice) < settings["TASK_CHANCE"]
         if settings["TASK"] == "none" or not is_due:
-            return metric_loss(model(plain), labels)
-        chosen = torch.randperm(size, generator=dice)[: settings["RANKED_IMAGES"]]
+            return metric_loss(of_all(model(plain)), of_all(labels))
+        count = len(share_of(torch.arange(settings["RANKED_IMAGES"])))  # of this process
+        chosen = torch.randperm(size, generator=dice)[:count]
         views = make_views(images[chosen])  # (M, 1 + N, ...)
         if reused or settings["TASK"] == "positives":
             views = views[:, 1:]
@@ -424,12 +432,13 @@ def total_loss(model, auxiliary, metric_loss, settings, seed):
         features = model.trunk(torch.cat([plain, views.flatten(0, 1)]))
         if settings["TASK"] == "positives":
             of_views = labels[chosen].repeat_interleave(views.shape[1])
-            return metric_loss(model.head(features), torch.cat([labels, of_views]))
+            seen = torch.cat([labels, of_views])
+            return metric_loss(of_all(model.head(features)), of_all(seen))
         of_views = features[size:].unflatten(0, views.shape[:2])
         if reused:
             of_views = torch.cat([features[chosen, None], of_views], dim=1)
         ranked = auxiliary(of_views.flatten(0, 1)).unflatten(0, of_views.shape[:2])
-        of_batch = metric_loss(model.head(features[:size]), labels)
+        of_batch = metric_loss(of_all(model.head(features[:size])), of_all(labels))
         return of_batch + settings["TASK_WEIGHT"] * ranking(ranked)
 
     return compute_loss
@@ -555,7 +564,8 @@ def test_views(test):
 # %% [markdown]
 # ## The arms
 #
-# Each base loss alone, and with what `ARMS` lists:
+# Each base loss, of Margin (Wu et al., 2017), Multi-Similarity (Wang et al., 2019) and semi-hard triplets (Schroff et al., 2015), alone and with what
+# `ARMS` lists:
 #
 # * `_ranking`: the task beside it;
 # * `_longer`: alone, for as many more steps as the task costs compute;
@@ -714,15 +724,17 @@ for seed in SEEDS:
         if results.is_finished(run):
             continue
         same = json.dumps([loss, shown], sort_keys=True)  # points of several sweeps may agree
-        if same not in finished:
-            finished[same] = train_and_test(loss, settings, splits, seed, step=step)
-        results.save(run, splits.test.class_names, *finished[same])
+        with results.attempt(run):
+            if same not in finished:
+                finished[same] = train_and_test(loss, settings, splits, seed, step=step)
+            results.save(run, splits.test.class_names, *finished[same])
+results.complete()
 
 # %% [markdown]
 # ## Main results
 #
 # Percent on test classes, with 95 % intervals over replicates and classes ([chapter 2](02_baseline_losses.ipynb) explains the columns). *mAP*
-# is mean average precision over the whole ranking; *NMI* uses the geometric mean.
+# is mean average precision over the whole ranking; *NMI* uses the geometric mean, and *AMI* is adjusted for chance (Vinh et al., 2010).
 
 # %%
 if PICTURED_SEED not in SEEDS:
@@ -787,13 +799,23 @@ if ARMS:
 shown
 
 # %% [markdown]
-# (*Images seen* are those of the metric loss alone.)
+# An interval across zero shows no difference. In `mini` all cross it. In `features` all contain zero; two of `_longer` have no width, since the
+# search, which also chooses the number of steps, ended with the same model. In `birds` the positives lie left of zero with both losses, and `_longer`
+# right of it with Multi-Similarity; the task crosses it.
+#
+# Learning curves: a line per method over the images seen (those of the metric loss alone). Left, the training loss relative to its first value, with
+# the task's terms where there is the task; right, where training classes are held out, MAP@R on these. Bands span all replicates. Does an arm leave
+# the band of its base loss?
 
-# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes, over the steps, a curve per method."}}
+# %% mystnb={"image": {"alt": "Training loss, and retrieval of held-out classes where there are any, over the images seen, a curve per method."}}
 results.save_figure("learning_curves", learning_curves(rows, headline))
 
 # %% [markdown]
-# The precision-recall curve: of the images up to the one at which a share of the query's class is found, how many are of its class?
+# On held-out classes (`mini`, `birds`) none does: the bands of all arms overlap. The training losses hold different terms, so that their levels do
+# not compare arms; the lines of `_longer` reach further to the right.
+#
+# The precision-recall curve, a line per method: of the images up to the one at which a share of the query's class is found (*recall*, from left to
+# right), how many are of its class (*precision*)? Higher is better.
 
 # %% mystnb={"image": {"alt": "Precision over recall, a curve per method."}}
 of_curve = [f"metric_precision_at_recall_{percent}" for percent in range(10, 101, 10)]
@@ -803,10 +825,14 @@ results.save_figure("precision_recall", lines(curves.T, "recall, %", "precision,
 results.save_table("precision_recall", curves.round(1))
 
 # %% [markdown]
+# The arms of one base loss lie close together along the whole curve. What separates lines in `features` is the base loss: semi-hard triplets are
+# below the other two. In `birds` the lowest line of each loss is that of its positives.
+#
 # ## Does it order?
 #
-# First what the task asks for, seen by the *metric* head on images of unseen classes: mean similarity to views of growing strength. It falls without any training, too: what
-# counts is the change against the base loss and against the untrained trunk.
+# First what the task asks for, seen by the *metric* head on images of unseen classes: mean similarity to views of growing strength, a line per
+# method, with the strength from left to right. It falls without any training, too: what counts is the change against the base loss and against the
+# untrained trunk.
 
 # %% mystnb={"image": {"alt": "Similarity of an image to its view, over the strength of the view, a curve per method."}}
 compared = ["frozen_trunk"] * ("frozen_trunk" in REFERENCES) + headline
@@ -823,6 +849,9 @@ shown = similarity.join(since).map(lambda value: "" if pd.isna(value) else f"{va
 results.save_table("view_similarity", shown)
 
 # %% [markdown]
+# All lines fall. In `mini` and `birds` those of `_ranking` fall more steeply than those of their base losses, and cross them; in `features` they
+# hardly differ. Views as positives flatten the line where they change it, which is what a positive pair asks for.
+#
 # Then what nobody asked for: on drawn images we know the pose and the light of each. Rank correlation of similarity with nearness, within species,
 # by factor and (*order*) over all of them; 0 is no relation, 1 a perfect order. Its change against each base loss, in hundredths with its interval, stands under
 # *What the task changes*.
@@ -955,8 +984,8 @@ results.save_table("choices", chosen)
 # %% [markdown]
 # ## A map of unseen classes, and nearest neighbours
 #
-# UMAP of the first ten test classes, with and without the task. Distances between far clusters mean nothing; whether a colour holds together
-# does.
+# UMAP (McInnes, Healy and Melville, 2018) of the first ten test classes, a point per image and a colour per class, with and without the task.
+# Distances between far clusters mean nothing; whether a colour holds together does.
 
 # %% mystnb={"image": {"alt": "A map of test images for each method, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
@@ -965,6 +994,13 @@ panels = {m: results.embeddings(runs[m, PICTURED_SEED]) for m in dict.fromkeys((
 pictured = panels[best]
 results.save_figure("umap", embedding_maps(panels, test.labels))
 
+# %% [markdown]
+# The clusters are placed otherwise, which means nothing. About as many colours hold together with the task as without, and mostly the same ones lie
+# side by side: this agrees with the small differences above.
+#
+# The second map's embedding again, as answers: queries of unseen classes (black frame), each followed by its six nearest neighbours, right (✓) or
+# wrong (✗). First come queries with a right image among the first eight, then others without. Do the right ones show the query's pose?
+
 # %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class."}}
 retrieved = retrieval_metrics(normalize(pictured), test.labels, ks=(8,))
 picked = spread_queries(retrieved.per_query["recall_at_8"].numpy(), 6)
@@ -972,6 +1008,9 @@ figure = nearest_neighbours(test, retrieved.neighbours[picked, :6], retrieved.qu
 results.save_figure("neighbours", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# Some do and some do not: right answers come in the query's pose and in others, and wrong ones often share its colours. Six rows show what kinds of
+# answers there are; how often images are in order is what the rank correlation above measures.
+#
 # ## Claims
 #
 # Read as in chapter 2; listed before the runs ([`claims.csv`](claims.csv)). The paper's gains over base losses are *2-4 %*, as far as we know them, without

@@ -18,12 +18,14 @@
 # > Duan, Lin, Tran, Davis and Kuo, *SLADE: A Self-Training Framework for Distance Metric Learning*, CVPR 2021,
 # > [arXiv:2011.10269](https://arxiv.org/abs/2011.10269). No code by the authors.
 #
-# Labels are dear, images are not. SLADE learns from both: a *teacher* trained on the labelled images clusters a pool of unlabelled ones, and a
-# *student* learns from the true labels and from the clusters, called pseudo labels. Since many of these are wrong, the student describes images by
-# their products with a *feature basis*, a learned vector per labelled class, and trusts only pairs of the pool whose descriptions are clearly alike or clearly unlike.
+# Labels are dear, images are not. SLADE (Duan et al., 2021) learns from both: a *teacher* trained on the labelled images clusters a pool of
+# unlabelled ones, and a *student* learns from the true labels and from the clusters, called pseudo labels. Since many of these are wrong, the student
+# describes images by their products with a *feature basis*, a learned vector per labelled class, and trusts only pairs of the pool whose descriptions
+# are clearly alike or clearly unlike.
 #
-# **Claims.** The student beats its teacher, by four points of MAP@R on CUB-200-2011 and Cars-196; a trunk that learned by itself (SwAV), first from ImageNet and then from all images at hand,
-# is a better start than one that learned ImageNet's labels, by another four.
+# **Claims.** The student beats its teacher, by four points of MAP@R on CUB-200-2011 (Wah et al., 2011) and Cars-196 (Krause et al., 2013); a trunk
+# that learned by itself, with SwAV (Caron et al., 2020), first from ImageNet and then from all images at hand, is a better start than one that
+# learned ImageNet's labels, by another four.
 #
 # **What this chapter checks.** Whether the student beats its teacher, and what else would have: the teacher trained on for as many steps and images; a student whose pool is the labelled
 # images again; one whose pseudo labels are shuffled, so that they say nothing; and, as a ceiling, one that is told the pool's true labels. Chapter 6 takes the student apart.
@@ -36,9 +38,9 @@
 #
 # | | known | chosen here |
 # |---|---|---|
-# | number of clusters | 400 for NABirds (0.72 of its classes); for the other pools unknown | the profile's |
+# | number of clusters | 400 for NABirds (Van Horn et al., 2015), 0.72 of its classes; for the other pools unknown | the profile's |
 # | batch norms, where they train | unknown | both halves of a batch share them, in the warm-up too |
-# | margins of the contrastive loss | unknown | 0 and 1, pytorch-metric-learning's |
+# | margins of the contrastive loss (Hadsell, Chopra and LeCun, 2006) | unknown | 0 and 1, pytorch-metric-learning's |
 # | similarity distribution loss, margin and weight of the variances | unknown; the third party's: 0.5 and 1 | the same |
 # | momentum of the running means | the third party's: 0.99, for thousands of steps | 0.9 where steps are a few hundred, see below |
 # | gradient through the running means | unknown; the third party has both and prefers the equation as it stands (damped) | the same |
@@ -48,12 +50,12 @@
 # | basis warm-up | some iterations; the third party's: 100 | the profile's |
 # | sampler of the pool | unknown | as many images of each cluster as of each class |
 # | which k-means | unknown | Euclidean, best of five restarts |
-# | optimiser | unknown; the framework's is RMSprop at 1e-6 with a decay of 1e-4 | Adam without decay |
-# | miner of Multi-Similarity | unknown | among labelled images; pairs of the pool are mined already |
+# | optimiser | unknown; the framework's is RMSprop at 1e-6 with a decay of 1e-4 | Adam (Kingma and Ba, 2015) without decay |
+# | miner of Multi-Similarity (Wang et al., 2019) | unknown | among labelled images; pairs of the pool are mined already |
 # | weights | lambda_1 = 1, lambda_2 = 0.25 in the third party's | the same |
 # | SwAV on the domain's images | unknown | SGD without LARC; crops, prototypes, queue and steps the profile's |
 # | Local-CE and Global-CE (chapter 6) | names and results only | our interpretation, see `dmlkit/losses/similarity_cross_entropy.py` |
-# | selection of CompCars and Fashion200k | counts only | classes of middling size, nearest to the counts |
+# | selection of CompCars (Yang et al., 2015) and Fashion200k (Han et al., 2017) | counts only | classes of middling size, nearest to the counts |
 # | batch norms during SwAV | unknown | as `FREEZE_BN` says |
 # | handing a student to the next fold | perhaps | no; `HAND_OVER` |
 # | any setting searched on our data | | none but the step; on `features` not even that |
@@ -125,6 +127,7 @@ SWAV_LR: float = 0.05  # its learning rate at the first step
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
@@ -179,8 +182,10 @@ set_style()
 # %% [markdown]
 # ## The data
 #
-# Labelled classes, test classes that nothing is trained on, and a pool of images whose labels are hidden. A drawn pool has further species, with few images of some and many of others; photographs that are pooled from the same data set
-# (`POOL_SHARE`) are as balanced as the labelled ones and free of test classes: a kinder setting than the paper's, whose NABirds even hold species of CUB's test half.
+# Labelled classes, test classes that nothing is trained on, and a pool of images whose labels are hidden. A drawn pool has further species, with few
+# images of some and many of others; photographs that are pooled from the same data set (`POOL_SHARE`) are as balanced as the labelled ones and free
+# of test classes: a kinder setting than the paper's, whose NABirds even hold species of CUB's test half. The photographs of `features` and `birds`
+# are those of CUB-200 (Welinder et al., 2010), the characters of `omniglot` those of Omniglot (Lake et al., 2015).
 
 # %%
 read_splits = partial(
@@ -315,6 +320,7 @@ def new_trunk(start="given"):
         convention=INPUT_CONVENTION,
         freeze_batch_norm=FREEZE_BN,
         pooling=POOLING,
+        compiled=COMPILE,
     )
     if start != "given" and SWAV_CHECKPOINT != "none":
         load_swav_checkpoint(trunk, SWAV_CHECKPOINT)
@@ -538,7 +544,9 @@ for seed in SEEDS:
         shown = hyperparameters(LOSSES[method.loss][0]()) | {"START": method.start}
         run = runs[name, seed] = results.run(name, seed, splits.fingerprint, **shown)
         if not results.is_finished(run):
-            results.save(run, names, *tested(method, seed))
+            with results.attempt(run):
+                results.save(run, names, *tested(method, seed))
+results.complete()
 
 # %% [markdown]
 # ## Main results
@@ -562,7 +570,7 @@ shown = beside(rows, "05_slade", DATASET)
 results.save_table("published", shown, caveat("05_slade", DATASET), of_data=False)
 
 # %% [markdown]
-# What was published on CUB-200-2011 beside Cars-196; and on In-Shop, where we know no more than one row.
+# What was published on CUB-200-2011 beside Cars-196; and on In-Shop (Liu et al., 2016), where we know no more than one row.
 
 # %%
 metrics = ["R@1", "RP", "MAP@R"]
@@ -577,7 +585,9 @@ results.save_table("published_in_shop", published("05_slade", "in_shop"), of_dat
 # %% [markdown]
 # ## What the student adds
 #
-# Each arm minus its teacher, on the same replicates and queries: points of percent. If pseudo labels are what helps, `_student` stands to the right of `_longer`, and `_clusters` of `_shuffled`; `_oracle` says how much better pseudo labels could help.
+# Each arm minus its teacher, on the same replicates and queries: points of percent, a panel per teacher, a dot per arm with its interval of 95 %, and
+# a line at zero. If pseudo labels are what helps, `_student` stands to the right of `_longer`, and `_clusters` of `_shuffled`; `_oracle` says how
+# much better pseudo labels could help.
 
 # %% mystnb={"image": {"alt": "Differences of MAP at R between each arm and its teacher, as points with intervals beside a line at zero."}}
 of_method = {
@@ -607,16 +617,27 @@ results.save_figure("changes", figure)
 results.save_table("changes", changes.round(2))
 
 # %% [markdown]
-# Training loss relative to its first value (losses of different arms have different terms: compare shapes, not levels) and, where a validation part exists, MAP@R on it.
+# `_student` stands left of `_longer` in `mini`, `butterflies`, `omniglot` and `features`, in the last two far left of zero. `_clusters` stands right
+# of `_shuffled` in `features`; in the other three it does not, and there `_longer` and `_oracle` gain most: training on helps where a small network
+# started from scratch.
+#
+# Learning curves, a line per method over the images seen: training loss relative to its first value (losses of different arms have different terms:
+# compare shapes, not levels) and, where a validation part exists, MAP@R on it. Bands span all replicates. Does an arm go on rising where its
+# teacher's line ends, or does it fall?
 
-# %% mystnb={"image": {"alt": "Training loss relative to its first value, and retrieval of held-out classes where there are any, over the steps, a curve per method."}}
+# %% mystnb={"image": {"alt": "Training loss relative to its first value, and retrieval of held-out classes where there are any, over the images seen, a curve per method."}}
 results.save_figure("learning_curves", learning_curves(rows, [*trained]))
 
 # %% [markdown]
+# A teacher's line ends at half of the images, since a student's batch has as many of the pool beside the labelled ones. Where held-out classes are
+# shown, `_longer` and `_oracle` end highest (`mini`, `butterflies`, `omniglot`); in `mini` and `omniglot` the students end below their teachers, in
+# `omniglot` by falling from the first measured step on.
+#
 # ## The pseudo labels
 #
-# How good they are where the truth is known, means over replicates: *purity* is the share of images whose class is the most frequent one of their cluster, NMI and AMI as for test classes; only AMI compares different numbers of
-# clusters. k is also shown relative to the number of classes that the pool has, which nobody would know.
+# How good they are where the truth is known, means over replicates: *purity* is the share of images whose class is the most frequent one of their
+# cluster, NMI and AMI (Vinh et al., 2010) as for test classes; only AMI compares different numbers of clusters. k is also shown relative to the
+# number of classes that the pool has, which nobody would know.
 
 # %%
 students = [name for name, method in trained.items() if method.arm == "student"]
@@ -628,7 +649,7 @@ quality.insert(1, "k / classes", quality["k"] / num_classes)
 results.save_table("pseudo_labels", quality.round(3))
 
 # %% [markdown]
-# Images of some clusters of the first student's teacher, one cluster per row:
+# Images of some clusters of the first student's teacher, one cluster per row. How many classes do you see in a row?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Images of the pool, one cluster of the teacher per row."}}
 pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]]
@@ -646,9 +667,14 @@ figure = image_grid(tiles.unflatten(0, picked.shape), [""] * 8)
 results.save_figure("clusters", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# More than one, mostly: a cluster gathers images with the same colours and pose, whether of one class or of several. Who takes it at its word calls
+# these pairs positive.
+#
 # ## The running similarities
 #
-# Mean and standard deviation of the cosine of responses, of pairs of one cluster and of pairs of two, as the student trains (first replicate). Pairs above the upper line and below the lower one are mined; where the lines touch, none are.
+# Mean (line) and standard deviation (band) of the cosine of responses, of pairs of one cluster (*positive*) and of pairs of two (*negative*), as the
+# student trains (first replicate), a panel per student. Pairs above the upper line and below the lower one are mined; where the lines touch, none
+# are. Are the lines far apart, compared with the bands?
 
 # %% mystnb={"image": {"alt": "Two lines with bands over the steps: the running similarities of pairs of one cluster and of pairs of two."}}
 panels = {}
@@ -658,6 +684,9 @@ for method in [name for name in students if not trained[name].is_joined]:
 results.save_figure("similarities", two_distributions(panels))
 
 # %% [markdown]
+# In our runs the bands overlap: many pairs of two clusters are as similar as the mean pair of one, and are mined as positive. In `features` with
+# contrastive the lines begin close together and part; in `omniglot` they are close all along and nearly meet at a similarity of 1.
+#
 # Of all pairs of the pool's images in a batch, the share that was mined as positive and as negative, and the share of these positives that are of one cluster; means over the steps since the last line.
 
 # %%
@@ -674,8 +703,9 @@ shown
 # %% [markdown]
 # ## SwAV
 #
-# SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few prototypes are used. Whether what it learned tells
-# unseen classes apart says `swav_trunk` in the main table, its features as they are, beside `frozen_trunk`.
+# SwAV has learned nothing where its loss stays at $\ln K$, the entropy of an even guess among $K$ prototypes (relative loss 1), or where few
+# prototypes are used. Whether what it learned tells unseen classes apart says `swav_trunk` in the main table, its features as they are, beside
+# `frozen_trunk`. The figure has the relative loss over the steps of SwAV, a line per replicate, where the profile trains it. Does a line get below 1?
 
 # %% mystnb={"image": {"alt": "The loss of SwAV relative to the logarithm of the number of prototypes, over its steps, a curve per replicate; 1 is an even guess."}}
 shown = "Not in this profile: add swav to STARTS."
@@ -689,9 +719,13 @@ if "swav" in STARTS:
 shown
 
 # %% [markdown]
+# In `mini`, `butterflies` and `omniglot` none does: the loss comes down from above, because the first guesses are worse than even ones, and ends at
+# even guesses.
+#
 # ## A map of unseen classes, and nearest neighbours
 #
-# UMAP of the first ten test classes by teacher and student. Distances between far clusters mean nothing; whether a colour holds together does.
+# UMAP (McInnes, Healy and Melville, 2018) of the first ten test classes by teacher and student, a point per image and a colour per class. Distances
+# between far clusters mean nothing; whether a colour holds together does.
 
 # %% mystnb={"image": {"alt": "A map of test images by teacher and by student, coloured by class."}}
 test = load_splits(seed=PICTURED_SEED).test
@@ -701,7 +735,11 @@ panels = {m: results.embeddings(runs[m, PICTURED_SEED]) for m in pair}
 results.save_figure("umap", embedding_maps(panels, test.labels))
 
 # %% [markdown]
-# The same queries (black frame) and their nearest neighbours, by the teacher and by the student:
+# In `omniglot` the teacher keeps colours apart that its student mixes. Elsewhere the student's colours are a little looser, or the eye sees no
+# difference.
+#
+# The same queries (black frame) and their nearest neighbours, right (✓) or wrong (✗), in two pictures: by the teacher, then by the student. The first
+# half of the queries the teacher answers rightly at rank 1, the second half wrongly. Which answers does the student change?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Queries, each followed by its nearest images, framed by whether they are of its class; first by the teacher, then by the student."}}
 for method in pair:
@@ -713,6 +751,9 @@ for method in pair:
     results.save_figure(name, figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# It turns some right answers wrong, and may turn wrong ones right. That the student looks worse in the upper rows and better in the lower ones is in
+# part the choice of the queries, which the teacher made: whatever changes at random loses above and gains below. The table counts all queries.
+#
 # ## Claims
 #
 # Read as in chapter 2; listed before the runs ([`claims.csv`](claims.csv)).

@@ -15,9 +15,10 @@
 # %% [markdown]
 # # 7. All methods side by side
 #
-# Each chapter compared a method with its own rivals. Here all of them meet, on the same unseen classes: what each adds to one of the oldest
-# losses, what it costs, where they agree and where they fail, what the results vary by, and which of the papers' claims held. **Nothing
-# is trained here.** The chapter reads the rows that the others have left in `RESULTS_DIR`, as far as they are there, and is run after them.
+# Each chapter compared a method with its own rivals. Here all of them meet, on the same unseen classes: what each adds to one of the oldest losses,
+# contrastive (Hadsell, Chopra and LeCun, 2006), what it costs, where they agree and where they fail, what the results vary by, and which of the
+# papers' claims held. **Nothing is trained here.** The chapter reads the rows that the others have left in `RESULTS_DIR`, as far as they are there,
+# and is run after them.
 
 # %% tags=["parameters"]
 CHAPTERS: list = ["01_evaluation", "02_baseline_losses", "03_norm_softmax", "04_self_supervised_ranking", "05_slade", "06_slade_ablations"]  # read, as far as they were run  # fmt: skip
@@ -209,7 +210,9 @@ table.insert(
 results.save_table("all_methods", table)
 
 # %% [markdown]
-# The same differences as a picture: right of zero a method looks better than the baseline, left of it worse; an interval across zero says neither.
+# The same differences as a picture: a panel for what is not trained and one for each chapter, a dot per method with its interval of 95 %. Right of
+# zero a method looks better than the baseline, left of it worse; an interval across zero says neither. Look first which panels lie as a whole to one
+# side.
 
 # %% mystnb={"image": {"alt": "The difference of each method to contrastive, as points with intervals beside a line at zero, a colour per chapter."}}
 chapter_of = dict(zip(every["label"], every["chapter"], strict=True))
@@ -221,10 +224,16 @@ if to_baseline:
     results.save_figure("differences", differences(frame, f"{title}, points"))
 
 # %% [markdown]
+# Where the trunk is trained (`mini`, `birds`), all that needs no training lies left of zero with its whole interval. Above frozen features
+# (`features`) within-class whitening is about as far right as the best losses, most losses of chapters 2 and 3 lie close to zero, and all of chapter
+# 5 lies to the left, where heads learn from fewer labelled classes.
+#
 # ## What does a point cost?
 #
-# Training time of one run, validation included, against what it retrieves. Named are the methods that no other one beats in both; dashed lines are what needs
-# no training. Where chapters have other replicates (*n* above), only the paired differences compare them. Compare times within a chapter: different chapters were run on different days, some beside other work.
+# Training time of one run, validation included, from left to right, against what it retrieves, from bottom to top; colours and signs are chapters.
+# Named are the methods that no other one beats in both; dashed lines are what needs no training. Which dots lie above all dashed lines? Where
+# chapters have other replicates (*n* above), only the paired differences compare them. Compare times within a chapter: different chapters were run on
+# different days, some beside other work.
 
 # %% mystnb={"image": {"alt": "Results of all methods over their training time."}}
 frame = pd.DataFrame(
@@ -240,10 +249,14 @@ frame = pd.DataFrame(
 results.save_figure("cost", cost_and_result(frame, f"{metric_title(METRIC)}, %"))
 
 # %% [markdown]
+# In `features` a run takes seconds, and only one dot, of joined models, lies above within-class whitening, which takes none. In `mini` all trained
+# methods lie above the dashed lines, in `birds` all losses of chapter 2 but semi-hard triplets: there training buys something.
+#
 # ## One map for each
 #
-# UMAP of the same ten unseen classes, all with the same settings and colours. Distances between far clusters mean nothing; whether a colour holds
-# together does. (Chapters keep the embeddings of one replicate where they were run; a method without is left out.)
+# UMAP (McInnes, Healy and Melville, 2018) of the same ten unseen classes, a panel per method, a point per image and a colour per class, all with the
+# same settings and colours. Distances between far clusters mean nothing; whether a colour holds together does. (Chapters keep the embeddings of one
+# replicate where they were run; a method without is left out.)
 
 # %% mystnb={"image": {"alt": "Maps of the same test classes, one per method, in the same colours."}}
 paths = [folders[row.chapter] / "embeddings" / f"{row.run_id}.npy" for row in every.itertuples()]
@@ -280,10 +293,14 @@ else:
     print("No embeddings are kept here: run the chapters anew to see maps and pictures.")
 
 # %% [markdown]
+# In `mini` the untrained trunk mixes the colours, and each trained method gathers at least some of them; which method is best cannot be read off. In
+# `features` and `birds` the clusters differ in place, which means nothing, more than in kind.
+#
 # ## What all find easy, and what all find hard
 #
 # The three queries that the methods of the maps answer best on average, then the three they answer worst, by average precision at R; neighbours are
-# those of the last method in `PICTURED`. Chosen for their extremes, so they say what kind of image is easy, not how good a method is.
+# those of the last method in `PICTURED`, right (✓) or wrong (✗). Chosen for their extremes, so they say what kind of image is easy, not how good a
+# method is. What sets the lower queries apart?
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "The three easiest and the three hardest queries, each followed by its nearest images."}}
 if pictured:
@@ -298,6 +315,9 @@ if pictured:
     results.save_figure("extremes", figure, keep_local=DATASET not in PICTURES_MAY_BE_SHOWN)
 
 # %% [markdown]
+# The easy queries may well be of one class, one that resembles no other. The hard ones have neighbours of other classes in the same colours, or show
+# little of what tells their class: a person might hesitate, too.
+#
 # ## What do results vary by?
 #
 # Standard deviations in points, of the trained methods of each chapter: between the means of the *methods*, which is what the field competes for; between the *class splits*
@@ -330,9 +350,10 @@ if deviations:
 # %% [markdown]
 # ## Does validation know what testing will say?
 #
-# Where there was a search: Kendall's rank correlation, over the methods of a chapter, of the best score on held-out training classes with the score on the
-# test classes of the same split, mean over splits (1: the same order; 0: none), and by how much the best trial is above the defaults, which are the first. Then what a
-# search of fewer trials would have found, in the mean over methods and splits, all in points of MAP@R of the held-out classes (Dodge et al., 2019, [arXiv:1909.03004](https://arxiv.org/abs/1909.03004)).
+# Where there was a search: Kendall's rank correlation, over the methods of a chapter, of the best score on held-out training classes with the score
+# on the test classes of the same split, mean over splits (1: the same order; 0: none), and by how much the best trial is above the defaults, which
+# are the first. Then what a search of fewer trials would have found, in the mean over methods and splits, all in points of MAP@R of the held-out
+# classes (Dodge et al., 2019). The figure has the number of trials from left to right, a line per chapter. What does the last trial add?
 
 # %% mystnb={"image": {"alt": "The best validation result to expect, over the number of trials of a search, a curve per chapter."}}
 agreement, curves = {}, {}
@@ -367,9 +388,12 @@ else:
     print("No chapter has searched here.")
 
 # %% [markdown]
+# Such a curve never falls, and each further trial adds no more than the one before: that is how an expected maximum behaves. So the first trials gain
+# most, and what the last step still adds says whether a longer search would have paid.
+#
 # ## Does the shape of an embedding tell how it generalises?
 #
-# Roth et al. (2020, [arXiv:2002.08473](https://arxiv.org/abs/2002.08473)) found that embeddings which spread their variance over many directions transfer better. For the pictured
+# Embeddings which spread their variance over many directions were found to transfer better (Roth et al., 2020). For the pictured
 # replicate: the *spectral decay*, that is the divergence of equal singular values from those of the test embeddings (0: all directions used alike), and
 # the *density*, mean distance of two images of a class over mean distance of two class means. They measured training classes; these are the test classes, the only ones
 # whose embeddings are kept. Below the table the rank correlation of either with the metric over the trained methods.
@@ -404,8 +428,10 @@ if pictured:
 # %% [markdown]
 # ## Published and measured
 #
-# For each claim with a published difference: that, and ours, with the wider of its two 95 % intervals, in points. Ours come from other data, trunks and
-# budgets than the papers', so they need not agree; a published difference far outside of our interval is one that does not carry over to here.
+# For each claim with a published difference: that, and ours, with the wider of its two 95 % intervals, in points. Ours come from other data, trunks
+# and budgets than the papers', so they need not agree; a published difference far outside of our interval is one that does not carry over to here. In
+# the figure each row is a claim: the round dot and its bar are ours, the diamond (two with a line between them, for a range) is published, and the
+# vertical line is zero.
 
 # %% mystnb={"image": {"alt": "Published differences beside ours with intervals, a row per claim."}}
 judged = ledger([resolve(RESULTS_DIR)])
@@ -420,6 +446,10 @@ if len(judged):
         results.save_figure("published", beside_published(both))
 
 # %% [markdown]
+# In `features` most dots of losses (E1) stand nearer to zero than their diamonds; those of SLADE's student and its mining (D1, D3b) stand on the
+# other side of zero, and a larger dimension (C4a) gains more than was published. Where a bar is long, as mostly in `birds`, it holds the diamond and
+# zero alike, and says little.
+#
 # ## The ledger
 #
 # All claims that these chapters could judge, by paper and verdict (chapter 2 says how). Then every claim over all profiles that stand in the
@@ -438,23 +468,27 @@ results.save_table("ledger", show_ledger(ledger(beside)))
 # %% [markdown]
 # ## What would a practitioner choose?
 #
-# **A frozen network and little time (`features`).** Fit *within-class whitening*, a closed form, and stop: only four joined contrastive models have a higher mean, and no single loss of chapter 2 has
-# (what it is ahead of contrastive, 0.6 points of MAP@R, is itself not resolved). Whoever trains a head all the same may take one of the oldest losses. None of the 25 other single losses of chapter 2 has a mean more than 0.1
-# points above contrastive, and the only intervals that leave zero out are those of batch-hard triplets and of the two lifted losses with a margin, four to five points *below* it. With ten splits differences to contrastive
-# of one to two and a half points of MAP@R (SoftTriple: four) would be detected before Holm's correction, as `claims.csv` of chapter 2 says; no claim of that chapter about two losses is resolved there after it. A search of six trials gains 0.9 points over the defaults on held-out classes, and
-# their order of the losses agrees with the test's only roughly.
+# **A frozen network and little time (`features`).** Fit *within-class whitening*, a closed form, and stop: only four joined contrastive models have a
+# higher mean, and no single loss of chapter 2 has (what it is ahead of contrastive, 0.6 points of MAP@R, is itself not resolved). Whoever trains a
+# head all the same may take one of the oldest losses. None of the 25 other single losses of chapter 2 has a mean more than 0.1 points above
+# contrastive, and the only intervals that leave zero out are those of batch-hard triplets and of the two lifted losses with a margin, four to five
+# points *below* it. With ten splits differences to contrastive of one to two and a half points of MAP@R (SoftTriple: four) would be detected before
+# Holm's correction (Holm, 1979), as `claims.csv` of chapter 2 says; no claim of that chapter about two losses is resolved there after it. A search of
+# six trials gains 0.9 points over the defaults on held-out classes, and their order of the losses agrees with the test's only roughly.
 #
-# **What else was offered.** One bit per component in place of a float costs NormSoftmax 2.5 points of MAP@R (4.6 of R@1) and saves 31 of 32 bits. Self-supervised ranking changes next to nothing above frozen features
-# ([chapter 4](04_self_supervised_ranking.ipynb)). SLADE's student loses to its own teacher by mining wrong pairs ([chapter 5](05_slade.ipynb)); more labels would be the better buy: with true labels for the pool a
-# teacher gains 0.6 to 1.0 points.
+# **What else was offered.** One bit per component in place of a float costs NormSoftmax (Zhai and Wu, 2019) 2.5 points of MAP@R (4.6 of R@1) and
+# saves 31 of 32 bits. Self-supervised ranking (Fu et al., 2021) changes next to nothing above frozen features
+# ([chapter 4](04_self_supervised_ranking.ipynb)). The student of SLADE (Duan et al., 2021) loses to its own teacher by mining wrong pairs
+# ([chapter 5](05_slade.ipynb)); more labels would be the better buy: with true labels for the pool a teacher gains 0.6 to 1.0 points.
 #
 # **A whole network (`birds`).** Fine-tuning adds three points to whitening even at 129 pixels and 150 steps. Five splits (CosFace: four, in chapter 3) do not tell Margin, Multi-Similarity, Proxy-Anchor, NormSoftmax and CosFace from contrastive: run there, this chapter gives intervals of
 # two to six points of MAP@R to either side, so they may well differ; semi-hard triplets stay behind. As long as nobody knows more, choose what is least trouble: NormSoftmax and CosFace need neither pairs nor a miner, contrastive no vector per class. (The rows of chapter 3
 # there still have layer norm for all losses.) Self-supervised ranking changes MAP@R by +0.4 and -0.1 points there, and as much compute without it by +0.6 and +0.8, all with intervals that leave the paper's gains possible.
 #
-# **What papers published, and what carried over.** With heads on frozen features the differences to contrastive of up to 3.4 points that the Reality Check published are within about one point of zero here, and none is
-# resolved. More dimensions help more here (nine points of R@1 from 64 to 512) than in NormSoftmax's paper (four). The two to four points of self-supervised ranking lie outside
-# the intervals of Margin and Multi-Similarity, and SLADE's gains do not carry over to frozen features either.
+# **What papers published, and what carried over.** With heads on frozen features the differences to contrastive of up to 3.4 points that the Reality
+# Check (Musgrave et al., 2020) published are within about one point of zero here, and none is resolved. More dimensions help more here (nine points
+# of R@1 from 64 to 512) than in NormSoftmax's paper (four). The two to four points of self-supervised ranking lie outside the intervals of Margin and
+# Multi-Similarity, and SLADE's gains do not carry over to frozen features either.
 #
 # **What this does not say.** One trunk, one data set of photographs, short schedules. *Not resolved* is most of the ledger, and is not *equal*. That two methods are hard to tell apart with a search and ten splits is
 # itself what to know before believing a table with neither.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dmlkit.datasets import ImageSet
+from dmlkit.processes import share_of
 
 Batch = tuple[Tensor, Tensor]
 # From stored images (B, ...) and the sizes (B, 2) they stand for, or None, to a model's input.
@@ -19,6 +20,8 @@ def image_batches(
     image_set: ImageSet, sampler: Iterable[Tensor], transform: Transform, device: torch.device
 ) -> Iterator[Batch]:
     """Yield (images, labels) on ``device``, transformed there, for each batch of positions.
+
+    Of a run that several processes share, each gets its share of every batch.
 
     A second thread prepares the next batch, so a training step waits neither for the disk nor,
     where a core is free, for the transform. On a GPU it works in a stream of its own, beside the
@@ -33,7 +36,7 @@ def image_batches(
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches() -> Iterator[tuple[Batch, torch.cuda.Event | None]]:
-        for positions in sampler:
+        for positions in map(share_of, sampler):
             images, labels = image_set.gather(positions), image_set.labels[positions]
             sizes = image_set.sizes_of(positions)
             if stream is None:

@@ -1,7 +1,9 @@
 """The ``dmlkit`` command: run the book, keep notebooks and README in step, and check data."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="set a parameter of the chapters; may be repeated: -p SEEDS [0,1]",
     )
     run.add_argument("--results-dir", help="default: results/local/<profile>")
-    run.add_argument("--workers", type=int, help="processes at a time (default: one per core)")
+    run.add_argument(
+        "--workers", type=int, help="notebooks at a time (default: one per GPU, else per core)"
+    )
+    run.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask cluster that executes the notebooks, such as tcp://host:8786",
+    )
+    run.add_argument(
+        "--processes-per-run",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share each training run, by torchrun, each with a GPU of its own",
+    )
     sync = commands.add_parser("sync", help="build book/*.ipynb from book/*.py")
     sync.add_argument("--check", action="store_true", help="fail if a notebook is out of date")
     data = commands.add_parser("data", help="check the data sets, and say how to get them")
@@ -58,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("folder", metavar="FOLDER", help="of a chapter or of a whole profile")
     commands.add_parser("readme", help="rewrite the results table of README.md from results/")
     options = parser.parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        # What a batch system sends ends a run as Ctrl-C does: no process goes on by itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         do = {"run": _run, "site": _site, "sync": _sync, "data": _data, "readme": _readme}
         do["check-rows"] = _check_rows
@@ -78,6 +97,8 @@ def _run(options: argparse.Namespace) -> int:
         overrides,
         results_dir=options.results_dir,
         workers=options.workers,
+        scheduler=options.scheduler,
+        processes_per_run=options.processes_per_run,
     )
     for failure in failures:
         print(f"dmlkit: {failure}", file=sys.stderr)

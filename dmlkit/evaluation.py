@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from dmlkit.batches import Transform, image_batches
 from dmlkit.datasets import ImageSet
 from dmlkit.metrics import Retrieval, retrieval_metrics
+from dmlkit.processes import of_all
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def embed(
     model.eval()
     in_order = torch.arange(len(image_set)).split(batch_size)
     batches = image_batches(image_set, in_order, transform, device)
-    return torch.cat([model(images).float().cpu() for images, _ in batches])
+    embedded = (model(images).float() for images, _ in batches)
+    return torch.cat(
+        [of_all(rows, len(part)).cpu() for part, rows in zip(in_order, embedded, strict=True)]
+    )
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from dmlkit.datasets import ImageSet
 from dmlkit.datasets.cache import cached_arrays
 from dmlkit.datasets.decoding import DECODER
 from dmlkit.models import Trunk, trunks
-from dmlkit.seeding import derive_seed
+from dmlkit.seeding import derive_seed, generator_of_images
 from dmlkit.transforms import (
     RandomPerspective,
     RandomResizedCropFlip,
@@ -110,8 +110,8 @@ class RankedViews:
             for n, c in enumerate(strengths)
         ]
         self.perspectives = RandomPerspective(seed=derive_seed(seed, "perspective"))
-        self.colours = torch.Generator().manual_seed(derive_seed(seed, "colour"))
-        self.orders = torch.Generator().manual_seed(derive_seed(seed, "order"))
+        self.colours = generator_of_images(derive_seed(seed, "colour"))
+        self.orders = generator_of_images(derive_seed(seed, "order"))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -172,8 +172,8 @@ class CachedRankedViews:
         self.count = count
         self.shuffled = shuffled
         # Two, so that shuffled views are the same as unshuffled ones.
-        self.draws = torch.Generator().manual_seed(derive_seed(seed, "draws"))
-        self.orders = torch.Generator().manual_seed(derive_seed(seed, "order"))
+        self.draws = generator_of_images(derive_seed(seed, "draws"))
+        self.orders = generator_of_images(derive_seed(seed, "order"))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return (M, N, F) float32, each view of a random draw, from ``features`` (M, K, N', F).

@@ -14,7 +14,8 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from dmlkit.evaluation import Evaluation
 from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import ABOUT_LINES, Scores, class_means
 from dmlkit.paths import check_writable, resolve, write_atomically
+from dmlkit.processes import first_decides, rank, wait_for_all, world_size
 from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.search import Trial
 from dmlkit.training import Fit
@@ -73,6 +75,10 @@ class Run:
     data_fingerprint: str
 
 
+class FailedRunsError(RuntimeError):
+    """Some training runs failed, and the others went on."""
+
+
 class ChapterResults:
     """The results folder of one chapter under one set of parameters.
 
@@ -94,6 +100,7 @@ class ChapterResults:
         self.folder = resolve(self.parameters["RESULTS_DIR"]) / chapter
         self.search_seconds: dict[tuple[str, int], float] = {}  # by method and seed, once returned
         self._made: set[Path] = set()  # stages, by this process
+        self._failures: list[str] = []  # of runs that were attempted
         self.stamp = ""  # what every table and figure of these rows has to say
         self.executed: list[str] | None = namespace.get("In")  # where this is a notebook's kernel
         self._found: tuple[int, str] | None = None  # by how many of these cells, the fingerprint
@@ -146,9 +153,14 @@ class ChapterResults:
     def is_finished(self, run: Run) -> bool:
         """Whether RESUME is on and ``run`` was made by the code as it is now.
 
+        Of several processes that share a run the first one looks, and all do as it says.
+
         Embeddings are not committed, so those of the replicate that the figures show may be missing
         where its row is present; then it is not finished.
         """
+        return first_decides(self._is_finished(run))
+
+    def _is_finished(self, run: Run) -> bool:
         if not self.parameters["RESUME"] or not self._row_path(run).exists():
             return False
         is_pictured = run.seed == self.parameters["PICTURED_SEED"]
@@ -170,6 +182,8 @@ class ChapterResults:
     ) -> dict[str, Any]:
         """Write the row, results by class and embeddings of a finished run, and return the row.
 
+        Of several processes that share the run the first one writes.
+
         Args:
             run: which run.
             class_names: names of the test classes, by label, the same in every replicate.
@@ -178,6 +192,14 @@ class ChapterResults:
             fit: what training returned; None for references that are not trained.
         """
         row = self._row(run, selected, last or selected, fit or Fit())
+        if rank() == 0:
+            self._write(run, class_names, selected, row)
+        wait_for_all()
+        return row
+
+    def _write(
+        self, run: Run, class_names: Sequence[str], selected: Evaluation, row: dict[str, Any]
+    ) -> None:
         by_class = class_means(
             {
                 name: values.numpy()
@@ -191,12 +213,12 @@ class ChapterResults:
             with write_atomically(self._embedding_path(run)) as path, path.open("wb") as f:
                 np.save(f, selected.embeddings.numpy().astype(np.float16))
         write_row(self._row_path(run), row, self.settings)  # last: where it is, all else is whole
-        return row
 
     def _row(self, run: Run, selected: Evaluation, last: Evaluation, fit: Fit) -> dict[str, Any]:
         """Return the row of a run, with its learning curve as ``history``."""
         parameters = self.parameters
         cuda = torch.cuda.is_available() and parameters["DEVICE"] != "cpu"
+        device = torch.cuda.get_device_name() if cuda else "cpu"
         end = fit.history[-1] if fit.history else {"step": 0, "images_seen": 0}
         return {
             "run_id": run.run_id,
@@ -216,7 +238,7 @@ class ChapterResults:
             "num_lone_queries": selected.retrieval.num_lone,
             "seconds": round(fit.seconds, 2),
             "peak_mib": peak_mib(cuda),
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "device": f"{world_size()} x " * (world_size() > 1) + device,
             "threads": torch.get_num_threads(),
             "precision": parameters["PRECISION"],
             "code": self._code(),
@@ -240,11 +262,12 @@ class ChapterResults:
         run = self.run(method, seed, data_fingerprint)
         path = self.folder / "searches" / f"{run.run_id}.json"
         code = self._code()
+        stored = {"code": ""}
         if self.parameters["RESUME"] and path.exists():
             stored = json.loads(path.read_text())
-            if stored["code"] == code:
-                self.search_seconds[method, seed] = stored["seconds"]
-                return trials_of(stored)
+        if first_decides(stored["code"] == code):
+            self.search_seconds[method, seed] = stored["seconds"]
+            return trials_of(stored)
         start = time.perf_counter()
         found = search()
         record = {
@@ -255,8 +278,10 @@ class ChapterResults:
             "commit": commit(),
             "trials": [vars(trial) for trial in found],
         }
-        with write_atomically(path) as writable:
-            writable.write_text(json.dumps(record, separators=(",", ":")))
+        if rank() == 0:
+            with write_atomically(path) as writable:
+                writable.write_text(json.dumps(record, separators=(",", ":")))
+        wait_for_all()
         self.search_seconds[method, seed] = record["seconds"]
         return found
 
@@ -287,6 +312,7 @@ class ChapterResults:
         run = self.run(name, seed, data_fingerprint, **settings)
         path = self.folder / "stages" / f"{run.run_id}.pt"
         code = self._code()
+        stored = {"code": ""}
         # Without RESUME too it takes what it made itself, or the students of a teacher had many.
         if (self.parameters["RESUME"] or path in self._made) and path.exists():
             try:
@@ -296,13 +322,41 @@ class ChapterResults:
                 raise ValueError(
                     f"{path} cannot be read ({type(error).__name__}); delete it to make it again"
                 ) from error
-            if stored["code"] == code:
-                return stored["made"]
+        if first_decides(stored["code"] == code):
+            return stored["made"]
         made = make()
-        with write_atomically(path) as writable:
-            torch.save({"code": code, "made": made}, writable)
+        if rank() == 0:
+            with write_atomically(path) as writable:
+                torch.save({"code": code, "made": made}, writable)
+        wait_for_all()
         self._made.add(path)
         return made
+
+    @contextmanager
+    def attempt(self, *runs: Run) -> Iterator[None]:
+        """Let the other runs go on where the loss of these diverges or a GPU's memory runs out.
+
+        Args:
+            runs: what the block makes, of which nothing is kept then; ``complete`` tells of them.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            self._failures.append(str(error))
+        except torch.OutOfMemoryError:
+            named = ", ".join(f"{run.method}, seed {run.seed}" for run in runs)
+            self._failures.append(f"{named}: the GPU has too little memory; lower BATCH_SIZE")
+            torch.cuda.empty_cache()
+
+    def complete(self) -> None:
+        """Raise if one of the runs that were attempted has failed.
+
+        Raises:
+            FailedRunsError: a sentence for each of them.
+        """
+        if failures := list(dict.fromkeys(self._failures)):
+            self._failures.clear()  # the cell may be run again
+            raise FailedRunsError("; ".join(failures) + ". All other runs are finished and kept")
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
         """Return the rows of ``runs``, sorted, and write them as ``runs.csv``, to six decimals.

@@ -1,4 +1,4 @@
-"""Run the book: chapters by papermill in bounded worker processes.
+"""Run the book: chapters by papermill, in worker processes that Dask keeps.
 
 The work list is chapters x replicates. A worker executes a chapter for one seed up to its cell
 tagged ``runs`` and so fills rows; when all rows of a chapter are there, one more execution, which
@@ -9,16 +9,15 @@ import base64
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
+import platform
 import re
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,11 @@ LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
 # By default glibc gives large freed blocks back to the system, which clears each page of the next
 # ones: of a training step on a CPU that takes about half. Other C libraries ignore these.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# Errors of the package, whose message says what to do.
+WITH_A_SENTENCE = (
+    *("ValueError", "FileNotFoundError", "PermissionError", "FloatingPointError"),
+    *("FailedRunsError", "OutOfMemoryError"),
+)
 
 
 def run_book(
@@ -56,7 +60,8 @@ def run_book(
     *,
     results_dir: str | None = None,
     workers: int | None = None,
-    executor: Executor | None = None,
+    scheduler: str | None = None,
+    processes_per_run: int = 1,
 ) -> tuple[Path, list[str]]:
     """Execute chapters under a profile, resuming what an earlier call has finished.
 
@@ -65,17 +70,22 @@ def run_book(
         profile: name of a file in ``book/profiles``.
         overrides: parameters that replace the profile's.
         results_dir: where the profile's results go, ``results/local/<profile>`` by default.
-        workers: processes at a time; one per NUM_THREADS cores by default, one with a GPU.
-        executor: runs the workers instead of local processes, e.g. Dask's.
+        workers: processes of this machine; by default one per GPU, or one per NUM_THREADS cores.
+        scheduler: address of a Dask scheduler whose workers are used instead.
+        processes_per_run: processes that share each training run, each with a GPU of its own.
 
     Returns:
         The index page, and one sentence per failure.
 
     Raises:
-        ValueError: an unknown chapter, profile or parameter.
+        ValueError: an unknown chapter, profile or parameter, workers with other code, or fewer
+            processes than one.
         PermissionError: the results folder cannot be written to.
         FileNotFoundError: the data folder or the weights file is missing.
+        OSError: no scheduler, or none of its workers, answers.
     """
+    if processes_per_run < 1 or (workers is not None and workers < 1):
+        raise ValueError("a run takes one process or more, and the book one worker or more")
     overrides = dict(overrides or {})
     if results_dir:
         overrides["RESULTS_DIR"] = results_dir
@@ -97,7 +107,9 @@ def run_book(
     for chapter, parameters in plan.items():  # those that others are read by come first
         if not stale.keys().isdisjoint(chapters_read(all_parameters(chapter, parameters))):
             stale[chapter] = parameters
-    failures = _run_plan(stale, folder, workers, executor) if stale else []
+    failures = []
+    if stale:
+        failures = _run_plan(stale, folder, workers, scheduler, processes_per_run)
     shown = {name: value for name, value in overrides.items() if name != "RESULTS_DIR"}
     return write_index(folder, profile, shown), failures
 
@@ -116,92 +128,99 @@ def _check_inputs_exist(parameters: dict[str, Any]) -> None:
 
 
 def _run_plan(
-    plan: dict[str, dict[str, Any]], folder: Path, workers: int | None, executor: Executor | None
+    plan: dict[str, dict[str, Any]],
+    folder: Path,
+    workers: int | None,
+    scheduler: str | None,
+    processes: int,
 ) -> list[str]:
-    """Fill rows with all workers, then render each chapter, and return failures."""
+    """Fill rows with all workers, render each chapter when its rows are there; return failures."""
+    # Dask takes a while to import, which a run that finds all finished can spare.
+    from dmlkit.workers import connect, local_workers, num_workers
+
     every = {c: all_parameters(c, p) for c, p in plan.items()}
-    workers = workers or _default_workers(list(every.values()))
-    # One worker, or one replicate, gains nothing from filling rows apart from rendering, and a
-    # kernel takes ten seconds to start, which a few steps are not worth.
-    apart = [
-        (chapter, plan[chapter] | {"SEEDS": [seed]}, f"seed{seed}")
-        for chapter, parameters in every.items()
-        for seed in parameters.get("SEEDS", [])
-        if workers > 1 and len(parameters["SEEDS"]) > 1
-        if has_runs(chapter) and parameters["STEPS"] >= 100
-    ]
-    progress = tqdm(total=len(apart) + len(plan), unit=" notebooks", ascii=True, mininterval=0)
+    if not scheduler:
+        wants_gpu = any(p.get("DEVICE") != "cpu" for p in every.values())
+        threads = max(p.get("NUM_THREADS", 1) for p in every.values())
+        workers = workers or local_workers(
+            wants_gpu=wants_gpu, threads=threads, processes=processes
+        )
     started = time.time()
-    with _environment_of_kernels(), progress:
-        # Spawned, because a forked copy of threads and locks may hang.
-        context = multiprocessing.get_context("spawn")
-        pool = executor or ProcessPoolExecutor(workers, mp_context=context)
-        try:
-            rows = {pool.submit(execute, c, p, label): c for c, p, label in apart}
-            failures, failed = _await(rows, progress, folder, started)
-            # Their rows are there now, so rendering resumes even where RESUME is off.
-            filled = {chapter: {"RESUME": True} for chapter, _, _ in apart}
-            for reads_others in (False, True):
-                whole = {
-                    pool.submit(execute, chapter, parameters | filled.get(chapter, {})): chapter
-                    for chapter, parameters in plan.items()
-                    if chapter not in failed and bool(chapters_read(every[chapter])) == reads_others
-                }
-                failures += _await(whole, progress, folder, started)[0]
-        except KeyboardInterrupt:
-            # Killed, since a notebook that is interrupted politely counts as a dead kernel and is
-            # tried again. Rows are whole or absent, and kernels follow the process that made them.
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            raise
-        if executor is None:
-            pool.shutdown()
+    with connect(workers, scheduler, processes) as client:
+        several = num_workers(client) > 1
+
+        def submit(chapter: str, parameters: dict, part: str, rows: list, read: list) -> Any:
+            key = f"{chapter} {part} {started}"
+            how = (chapter, parameters, part, processes)
+            return client.submit(_execute_after, rows, read, *how, key=key)
+
+        rows: dict[str, list] = {}
+        for chapter, parameters in every.items():
+            # One worker, or one replicate, gains nothing from filling rows apart from rendering,
+            # and a kernel takes ten seconds to start, which a few steps are not worth.
+            seeds = parameters.get("SEEDS", [])
+            is_worth_it = several and len(seeds) > 1 and parameters.get("STEPS", 0) >= 100
+            # But of one kernel no processes can share a run.
+            apart = seeds if has_runs(chapter) and (is_worth_it or processes > 1) else []
+            rows[chapter] = [
+                submit(chapter, plan[chapter] | {"SEEDS": [seed]}, f"seed{seed}", [], [])
+                for seed in apart
+            ]
+        whole: dict[str, Any] = {}
+        for chapter in sorted(plan, key=lambda name: bool(chapters_read(every[name]))):
+            # Their rows are there then, so rendering resumes even where RESUME is off.
+            parameters = plan[chapter] | ({"RESUME": True} if rows[chapter] else {})
+            read = [whole[name] for name in chapters_read(every[chapter]) if name in whole]
+            whole[chapter] = submit(chapter, parameters, "", rows[chapter], read)
+        return _await([*sum(rows.values(), []), *whole.values()], folder, started)
+
+
+def _execute_after(
+    rows: list[str | None],
+    read: list[str | None],
+    chapter: str,
+    parameters: dict,
+    part: str,
+    processes: int,
+) -> str | None:
+    """Execute a chapter once its rows are filled, if they are, and what it reads is executed."""
+    if any(rows):
+        return None
+    if part and processes > 1:
+        return fill_by_torchrun(chapter, parameters, part, processes)
+    return execute(chapter, parameters, part)
+
+
+def _await(notebooks: list, folder: Path, started: float) -> list[str]:
+    """Wait for notebooks, showing finished runs, and return failures."""
+    from distributed import wait
+
+    failures, pending = [], set(notebooks)
+    with tqdm(total=len(notebooks), unit=" notebooks", ascii=True, mininterval=0) as progress:
+        while pending:
+            with suppress(TimeoutError):
+                wait(pending, timeout=1, return_when="FIRST_COMPLETED")
+            done = {future for future in pending if future.done()}
+            pending -= done
+            failures += [failure for future in done if (failure := _failure_of(future))]
+            rows = [p for p in folder.glob("*/runs/*.json") if p.stat().st_mtime >= started]
+            if rows:
+                latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
+                progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
+            if done:
+                progress.update(len(done))
+            if sys.stderr.isatty():  # a log gets a line per notebook, a person a clock that ticks
+                progress.refresh()
     return list(dict.fromkeys(failures))
 
 
-@contextmanager
-def _environment_of_kernels() -> Iterator[None]:
-    """Let processes started meanwhile keep memory, and temporary files where no kill leaves any."""
-    with tempfile.TemporaryDirectory(prefix="dmlkit-", ignore_cleanup_errors=True) as folder:
-        own = (*KEEP_MEMORY, "TMPDIR")
-        before = {name: os.environ[name] for name in own if name in os.environ}
-        os.environ |= KEEP_MEMORY | before | {"TMPDIR": folder}
-        try:
-            yield
-        finally:
-            for name in own:
-                del os.environ[name]
-            os.environ |= before
-
-
-def _default_workers(parameters: list[dict[str, Any]]) -> int:
-    """Return how many processes share this machine well: one per GPU, or one per NUM_THREADS."""
-    # Asking the driver's tool, because importing torch takes longer than all else the runner does.
-    if shutil.which("nvidia-smi") and any(p.get("DEVICE") != "cpu" for p in parameters):
-        return 1
-    return max(1, (os.cpu_count() or 1) // max(p.get("NUM_THREADS", 1) for p in parameters))
-
-
-def _await(
-    futures: dict, progress: tqdm, folder: Path, started: float
-) -> tuple[list[str], set[str]]:
-    """Wait for notebooks, showing finished runs, and return failures and failed chapters."""
-    failures, failed, pending = [], set(), set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-        for future in done:
-            if error := future.result():
-                failures.append(error)
-                failed.add(futures[future])
-        rows = [p for p in folder.glob("*/runs/*.json") if p.stat().st_mtime >= started]
-        if rows:
-            latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
-            progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
-        if done:
-            progress.update(len(done))
-        if sys.stderr.isatty():  # a log gets a line per notebook, a person a clock that ticks
-            progress.refresh()
-    return failures, failed
+def _failure_of(future: Any) -> str | None:
+    """Return the sentence of a notebook that failed; one whose worker was lost has none itself."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    what = future.key.rpartition(" ")[0].strip()
+    return f"{what}: {type(error).__name__}: {error}"
 
 
 def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | None:
@@ -215,14 +234,15 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
     """
     notebook = read_notebook(chapter_source(chapter))
     folder = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / chapter
+    log = folder / "logs" / f"{part or 'chapter'}.log"
     started = time.time()
     for attempt in (1, 2):
         try:
-            executed = _papermill(up_to_runs(notebook) if part else notebook, parameters)
+            executed = _papermill(up_to_runs(notebook) if part else notebook, parameters, log)
         except PapermillExecutionError as error:
-            kinds = ("ValueError", "FileNotFoundError", "PermissionError", "FloatingPointError")
-            what = error.evalue if error.ename in kinds else f"{error.ename}: {error.evalue}"
-            return f"{chapter}: {what}"
+            if error.ename in WITH_A_SENTENCE:
+                return f"{chapter}: {error.evalue}"
+            return f"{chapter}: {error.ename}: {error.evalue} (see {log})"
         except (DeadKernelError, RuntimeError) as error:  # RuntimeError: it never answered
             if attempt == 2:
                 return f"{chapter} {part}: the kernel died twice ({error}); is memory short?"
@@ -233,24 +253,62 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
     return None
 
 
-def _papermill(notebook: nbformat.NotebookNode, parameters: dict) -> nbformat.NotebookNode:
-    """Execute ``notebook`` with papermill in folders of its own."""
-    with tempfile.TemporaryDirectory(prefix="dmlkit-") as folder:
+def fill_by_torchrun(
+    chapter: str, parameters: dict[str, Any], part: str, processes: int
+) -> str | None:
+    """Fill the rows of a part of the replicates with several processes, and return the failure."""
+    log = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / f"{chapter}/logs/{part}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", str(processes), "-m", "dmlkit.torchrun"]
+    environment = KEEP_MEMORY | os.environ | {"DMLKIT_STARTED_BY": str(os.getpid())}
+    with log.open("w") as lines:
+        ended = subprocess.run(
+            [*torchrun, chapter, json.dumps(parameters)],
+            stdout=lines,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=PROJECT_ROOT,
+        )
+    if not ended.returncode:
+        return None
+    said = re.findall(r"^dmlkit: (.+)$", log.read_text(), re.MULTILINE)
+    return said[0] if said else f"{chapter}: torchrun ended with {ended.returncode} (see {log})"
+
+
+def _papermill(
+    notebook: nbformat.NotebookNode, parameters: dict, log: Path
+) -> nbformat.NotebookNode:
+    """Execute ``notebook`` with papermill in folders of its own; what its cells print is logged."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dmlkit-") as folder, log.open("w") as lines:
         # Kernels that share these folders have been seen to pick each other's ports.
         os.environ["IPYTHONDIR"] = f"{folder}/ipython"
         os.environ["JUPYTER_RUNTIME_DIR"] = f"{folder}/runtime"
+        for name, value in KEEP_MEMORY.items():
+            os.environ.setdefault(name, value)
         source, output = f"{folder}/source.ipynb", f"{folder}/output.ipynb"
         nbformat.write(notebook, source)
-        return papermill.execute_notebook(
-            source,
-            output,
-            parameters,
-            kernel_name="python3",
-            cwd=BOOK,
-            progress_bar=False,
-            # Each kernel would warn on the terminal that it listens on this machine unencrypted.
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )
+        lines.write(f"{time.strftime('%F %T')} {platform.node()} {json.dumps(parameters)}\n")
+        try:
+            return papermill.execute_notebook(
+                source,
+                output,
+                parameters,
+                kernel_name="python3",
+                cwd=BOOK,
+                progress_bar=False,
+                stdout_file=lines,
+                stderr_file=lines,
+                # Each kernel would warn that it listens on this machine unencrypted, and tell of
+                # the interrupt by which it is asked to end.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )
+        except Exception as error:
+            lines.write(f"{error}\n")
+            raise
+        finally:
+            lines.write(f"{time.strftime('%F %T')} ended\n")
 
 
 def _keep(

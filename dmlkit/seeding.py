@@ -6,6 +6,8 @@ import random
 import numpy as np
 import torch
 
+from dmlkit.processes import rank
+
 
 def set_seed(seed: int, *, num_threads: int | None = None) -> None:
     """Seed Python, NumPy and PyTorch, and fix the number of CPU threads.
@@ -32,3 +34,11 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """
     digest = hashlib.sha256(":".join(map(str, (seed, *names))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_of_images(seed: int) -> torch.Generator:
+    """Return a generator of what is drawn image by image, such as crops.
+
+    Where several processes share a run, each has a stream of its own, as each has other images.
+    """
+    return torch.Generator().manual_seed(derive_seed(seed, "process", rank()) if rank() else seed)

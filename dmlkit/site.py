@@ -100,12 +100,14 @@ def _results(profile: str, results_dir: str | None) -> Path:
 def _write_sources(source: Path, folder: Path, profile: str) -> None:
     """Add to the copied ``book/site`` all pages that are computed."""
     names = [name for name in chapter_names() if (folder / name / "chapter.ipynb").exists()]
+    papers = cited_as(source / "references.bib")
     lines, parts = [], []
     for name in names:
         notebook = nbformat.read(folder / name / "chapter.ipynb", as_version=4)
         state, *mark = _state(name, folder / name, notebook, profile)
         for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
-            cell.source = _with_links_to_pages(cell.source, folder / name, names)
+            text = _with_links_to_pages(cell.source, folder / name, names)
+            cell.source = with_citations(text, papers)
         heading, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = "\n".join([heading, *mark, rest])
         title = heading.removeprefix("# ")
@@ -210,6 +212,39 @@ def _with_links_to_pages(text: str, folder: Path, names: list[str], up: str = ""
         return link[0]  # an address, or brackets of a formula
 
     return LINK.sub(moved, text)
+
+
+def cited_as(references: Path) -> dict[str, str]:
+    """Return the key of each paper by how the text names it.
+
+    That is ``Zhai and Wu, 2019`` or ``Yi et al., 2014``; three authors may all be named. Papers
+    that would be named alike are left out.
+    """
+    # It comes with the tools of the site.
+    from pybtex.database import parse_file
+
+    found: dict[str, list[str]] = {}
+    for key, entry in parse_file(references).entries.items():
+        names = [str(person.rich_last_names[-1]) for person in entry.persons["author"]]
+        forms = {" and ".join(names)} if len(names) < 3 else {f"{names[0]} et al."}
+        if len(names) == 3:
+            forms.add(f"{names[0]}, {names[1]} and {names[2]}")
+        for form in forms:
+            found.setdefault(f"{form}, {entry.fields['year']}", []).append(key)
+    return {form: keys[0] for form, keys in found.items() if len(keys) == 1}
+
+
+def with_citations(text: str, papers: dict[str, str]) -> str:
+    """Return Markdown in which papers, named as ``cited_as`` says, are citations of them."""
+    if not papers:
+        return text
+    longest_first = sorted(papers, key=len, reverse=True)  # B and C, 2000 ends A, B and C, 2000
+    named = "|".join(map(re.escape, longest_first)).replace(r"\ ", r"\s+")
+    return re.sub(
+        rf"(?<!\w)(?:{named})(?!\d)",
+        lambda match: f"{{cite:alp}}`{papers[' '.join(match[0].split())]}`",
+        text,
+    )
 
 
 def _page(path: Path, names: list[str]) -> str | None:

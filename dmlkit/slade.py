@@ -26,6 +26,7 @@ from dmlkit.losses import (
 )
 from dmlkit.miners import Pairs, all_pairs
 from dmlkit.models import FeatureBasis, class_means
+from dmlkit.processes import of_all
 from dmlkit.pseudo_labels import agreement, cluster, mine_by_similarity
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed
@@ -231,7 +232,7 @@ def train_teacher(
     """
 
     def compute_loss(batch: Batch) -> Tensor:
-        embeddings, labels = model(batch[0]), batch[1]
+        embeddings, labels = of_all(model(batch[0])), of_all(batch[1])
         return loss_fn(embeddings, labels, pairs=miner(embeddings, labels) if miner else None)
 
     batches = _batches(images, settings, transform, seed, model)
@@ -357,13 +358,14 @@ def train_student(
         over the steps since the last one of the shares of the pool's pairs that were mined as
         positive and as negative, and of the share of these positives that clusters agree with.
     """
-    size, told, mined = settings.batch_size, [], []
+    told, mined = [], []
 
     def compute_loss(batch: Batch) -> Tensor:
-        embeddings, labels = model(batch[0]), batch[1]
-        ours, of_pool = embeddings[:size], embeddings[size:]
-        pairs = miner(ours, labels[:size]) if miner else None
-        loss = loss_fn(ours, labels[:size], of_pool, labels[size:], pairs=pairs)
+        # Labelled images and as many of the pool, in one pass.
+        ours, of_pool = (of_all(half) for half in model(batch[0]).chunk(2))
+        labels, clusters = (of_all(half) for half in batch[1].chunk(2))
+        pairs = miner(ours, labels) if miner else None
+        loss = loss_fn(ours, labels, of_pool, clusters, pairs=pairs)
         mined.append(loss_fn.mined)
         return loss
 

@@ -19,9 +19,11 @@ from dmlkit.batches import Batch, image_batches
 from dmlkit.datasets import ImageSet
 from dmlkit.losses.swav import EmbeddingQueue, SwAVLoss, count_usage, diagnose
 from dmlkit.models import SwAVHead, Trunk
+from dmlkit.models.weights import fits
 from dmlkit.paths import resolve
+from dmlkit.processes import of_all
 from dmlkit.samplers import RandomSampler
-from dmlkit.seeding import derive_seed
+from dmlkit.seeding import derive_seed, generator_of_images
 from dmlkit.training import Fit, fit
 from dmlkit.transforms import (
     ColourJitter,
@@ -91,7 +93,7 @@ class MultiCrop:
         ranges = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
         ranges = {name: colour_strength * width for name, width in ranges.items()}
         self.jitter = ColourJitter(seed=derive_seed(seed, "colour"), **ranges)
-        self.generator = torch.Generator().manual_seed(derive_seed(seed, "choice"))
+        self.generator = generator_of_images(derive_seed(seed, "choice"))
 
     def __call__(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         """Return, for each size S, its C crops of each image: (C, B, 3, S, S) float32 in [0, 1].
@@ -237,7 +239,10 @@ def train_swav(
     def compute_loss(batch: Batch) -> Tensor:
         groups = crops.unpack(batch[0])
         features = torch.cat([trunk(group.flatten(0, 1)) for group in groups])  # (V * B, F)
-        embeddings, scores = (rows.unflatten(0, (-1, batch_size)) for rows in head(features))
+        by_image = (
+            rows.unflatten(0, (-1, len(batch[1]))).transpose(0, 1) for rows in head(features)
+        )
+        embeddings, scores = (of_all(rows).transpose(0, 1) for rows in by_image)  # (V, B, ...)
         usage.add_(count_usage(scores[: loss_fn.num_assigned]))
         queued_scores = None
         if queue is not None and next(steps_done) >= queue_start:
@@ -372,6 +377,8 @@ def read_swav_checkpoint(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("not only tensors")
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise ValueError(
             f"{path} is not a SwAV checkpoint ({type(error).__name__}); give one of "
@@ -398,8 +405,9 @@ def load_swav_checkpoint(trunk: Trunk, path: str | Path) -> None:
     wrong = [
         name
         for name, tensor in wanted.items()
-        if (name not in state or state[name].shape != tensor.shape)
-        and not name.endswith("num_batches_tracked")  # files of old PyTorch versions lack them
+        if not fits(state.get(name), tensor)
+        # Files of old PyTorch versions lack them.
+        and not (name.endswith("num_batches_tracked") and name not in state)
     ]
     if wrong:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmlkit.batches import Batch
+from dmlkit.processes import check_shares, in_parallel, mean_of_all, rank, world_size
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -56,8 +57,9 @@ def fit(
     Args:
         modules: the model, the loss if it has parameters, further heads: set to training mode, and
             their states kept together.
-        batches: endless batches on the training device.
-        compute_loss: scalar loss of a batch.
+        batches: endless batches on the training device; where several processes share the run,
+            this one's share of each.
+        compute_loss: scalar loss of a batch, from what ``dmlkit.processes.of_all`` gathers.
         optimizer: over all parameters to train.
         steps: number of optimiser steps.
         precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
@@ -75,9 +77,10 @@ def fit(
         description: label of the progress bar.
 
     Raises:
-        FloatingPointError: the loss is NaN or infinite, with the step where it became so.
-        ValueError: unknown precision, no steps, a ``keep_step`` that is not measured, or batches
-            that end.
+        FloatingPointError: the loss is NaN or infinite, with the step where it became so and the
+            classes in its batch.
+        ValueError: unknown precision, no steps, a ``keep_step`` that is not measured, batches that
+            end, or that processes cannot share equally.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"PRECISION={precision!r} is unknown; choose float32 or bfloat16")
@@ -88,7 +91,8 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     device = next(modules[0].parameters()).device
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
-    result, losses, best_score, images_seen = Fit(), [], float("-inf"), 0
+    result, best_score, images_seen = Fit(), float("-inf"), 0
+    losses, labels = [], []  # of the steps since the last entry
     start = time.perf_counter()
     still = [p for module in still_modules for p in module.parameters() if p.requires_grad]
     _train_mode(modules)
@@ -96,23 +100,35 @@ def fit(
         torch.cuda.reset_peak_memory_stats(device)  # so that the peak is this run's
 
     progress = tqdm(
-        range(1, steps + 1), description, file=sys.stdout, ascii=True, mininterval=1, leave=False
+        range(1, steps + 1),
+        description,
+        file=sys.stdout,
+        ascii=True,
+        mininterval=1,
+        leave=False,
+        disable=rank() > 0,
     )
     for step, batch in zip(progress, batches, strict=False):
-        for parameter in still if step in (1, still_steps + 1) else ():
-            parameter.requires_grad_(step > still_steps)
+        if step == 1:
+            check_shares(len(batch[1]))
+        if step in (1, still_steps + 1):
+            for parameter in still:
+                parameter.requires_grad_(step > still_steps)
+            loss_of = in_parallel(modules, compute_loss)
         with autocast:
-            loss = compute_loss(batch)
+            loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())  # not .item(): reading it each step would stall a GPU
-        images_seen += len(batch[1])
+        labels.append(batch[1])
+        images_seen += len(batch[1]) * world_size()
 
         if step % measure_every == 0 or step == steps:
-            entry = {"step": step, "images_seen": images_seen, "loss": _mean(losses, step)}
-            losses = []
+            loss = _mean(losses, labels, step, description)
+            entry = {"step": step, "images_seen": images_seen, "loss": loss}
+            losses, labels = [], []
             score = step  # without validation the last step is the best
             if validate is not None:
                 metrics = validate()
@@ -155,13 +171,14 @@ def _train_mode(modules: Sequence[nn.Module]) -> None:
         module.train()
 
 
-def _mean(losses: list[Tensor], step: int) -> float:
+def _mean(losses: list[Tensor], labels: list[Tensor], step: int, description: str) -> float:
     """Return the mean loss of the steps up to ``step``, naming the first that is not finite."""
-    values = torch.stack(losses)
+    values = mean_of_all(torch.stack(losses))
     if not values.isfinite().all():
-        first = step - len(losses) + 1 + int((~values.isfinite()).int().argmax())
+        at = int((~values.isfinite()).int().argmax())
+        classes = ", ".join(map(str, labels[at].unique().tolist()[:20]))
         raise FloatingPointError(
-            f"the loss is {values[first - step - 1].item()} at step {first}; "
-            "lower LEARNING_RATE or LOSS_LR"
+            f"{description}: the loss is {values[at].item()} at step {step - len(losses) + 1 + at} "
+            f"for a batch of classes {classes}; lower LEARNING_RATE or LOSS_LR"
         )
     return values.double().mean().item()

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmlkit.seeding import generator_of_images
+
 Boxes = tuple[Tensor, Tensor, Tensor, Tensor]  # integer top, left, height, width, each (B,)
 
 
@@ -62,7 +64,7 @@ class RandomResizedCropFlip:
         self.scale = scale
         self.ratio = ratio
         self.flip = flip
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator_of_images(seed)
 
     def __call__(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Return (B, 3, S, S) float32 in [0, 1] from ``images`` (B, 3, H, W) uint8.
@@ -124,7 +126,7 @@ class RandomCropFlip:
         _check_share("flip", flip)
         self.image_size = image_size
         self.flip = flip
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator_of_images(seed)
 
     def __call__(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Return (B, 3, S, S) float32 in [0, 1] from ``images`` (B, 3, H, W) uint8.
@@ -190,7 +192,7 @@ class ColourJitter:
             raise ValueError(f"hue={hue} is not within half a colour circle; use 0 to 0.5")
         self.low = torch.tensor([*(max(0.0, 1 - x) for x in ranges.values()), -hue])
         self.high = torch.tensor([*(1.0 + x for x in ranges.values()), hue])
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator_of_images(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return (B, 3, S, S) in [0, 1] from ``images`` of the same shape and range."""
@@ -222,7 +224,7 @@ class RandomPerspective:
         _check_share("p", p)
         self.distortion_scale = distortion_scale
         self.p = p
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator_of_images(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return (B, 3, H, W) in [0, 1] from ``images`` of the same shape and range."""
@@ -260,7 +262,7 @@ class RandomView:
     """
 
     def __init__(self, *, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator_of_images(seed)
 
     def __call__(self, features: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Return (B, F) float32 from ``features`` (B, V, F); view 0, the plain image, is one.

@@ -2,16 +2,19 @@
 
 import base64
 import io
+import json
 import os
 import re
-from concurrent.futures import Future
+from contextlib import contextmanager
 
 import nbformat
 import pytest
+from distributed import Client, LocalCluster
 from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from dmlkit import running
+from dmlkit import running, workers
 from tests.official_trees import make_tree
 
 CHAPTER = "02_baseline_losses"
@@ -33,50 +36,48 @@ def parameters(tmp_path):
     return {"RESULTS_DIR": str(tmp_path)}
 
 
-def test_kernels_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch, parameters):
-    seen = []
+@pytest.fixture
+def cluster(monkeypatch):
+    """Let notebooks be executed by two threads of this process, so that parts can be replaced."""
 
-    class Inline:
-        """Notes what a kernel would find."""
+    @contextmanager
+    def connect(*_):
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(processes=False, **options) as local, Client(local) as client:
+            yield client
 
-        def submit(self, function, *arguments):
-            seen.append({name: os.environ[name] for name in running.KEEP_MEMORY})
-            future = Future()
-            future.set_result(None)
-            return future
+    monkeypatch.setattr(workers, "connect", connect)
 
+
+def test_kernels_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(
+        running.papermill, "execute_notebook", lambda *_, **__: seen.update(os.environ)
+    )
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
     monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
-    running.run_book([CHAPTER], "smoke", parameters, workers=1, executor=Inline())
-    assert seen == [{"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000"}]
-    assert "MALLOC_MMAP_MAX_" not in os.environ
-    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1000"
+    running._papermill(executed(), {}, tmp_path / "chapter.log")
+    assert {name: seen[name] for name in running.KEEP_MEMORY} == {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "1000",
+    }
 
 
-def test_a_chapter_that_reads_others_comes_after_them(monkeypatch, tmp_path):
+def test_a_chapter_that_reads_others_comes_after_them(monkeypatch, tmp_path, cluster):
     order = []
-
-    class Inline:
-        """Executes at once, in the order of submission."""
-
-        def submit(self, function, chapter, *arguments):
-            order.append(chapter)
-            future = Future()
-            future.set_result(None)
-            return future
-
+    monkeypatch.setattr(running, "execute", lambda chapter, *_: order.append(chapter))
     monkeypatch.setattr(running, "chapter_names", lambda: ["07_all_methods", CHAPTER])
     smoke = {"RESULTS_DIR": str(tmp_path)}
-    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    running.run_book([], "smoke", smoke)
     assert order == [CHAPTER, "07_all_methods"]
     # Nothing is stale but what it reads: then it is, too.
     monkeypatch.setattr(running, "is_up_to_date", lambda chapter, _: chapter != CHAPTER)
     order.clear()
-    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    running.run_book([], "smoke", smoke)
     assert order == [CHAPTER, "07_all_methods"]
     monkeypatch.setattr(running, "is_up_to_date", lambda chapter, _: True)
     order.clear()
-    running.run_book([], "smoke", smoke, workers=1, executor=Inline())
+    running.run_book([], "smoke", smoke)
     assert order == []
 
 
@@ -91,7 +92,7 @@ def test_what_a_chapter_reads_makes_it_stale(tmp_path):
 def test_a_kernel_that_dies_is_tried_once_more(monkeypatch, parameters, tmp_path):
     outcomes = [DeadKernelError("died"), executed()]
 
-    def attempt(notebook, values):
+    def attempt(*_):
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -105,7 +106,7 @@ def test_a_kernel_that_dies_is_tried_once_more(monkeypatch, parameters, tmp_path
 def test_a_kernel_that_dies_twice_is_reported_and_leaves_no_notebook(
     monkeypatch, parameters, tmp_path
 ):
-    def attempt(notebook, values):
+    def attempt(*_):
         raise DeadKernelError("died")
 
     monkeypatch.setattr(running, "_papermill", attempt)
@@ -117,7 +118,7 @@ def test_a_part_of_the_replicates_runs_the_cut_notebook_and_keeps_none(
     monkeypatch, parameters, tmp_path
 ):
     seen = []
-    monkeypatch.setattr(running, "_papermill", lambda notebook, _: seen.append(notebook))
+    monkeypatch.setattr(running, "_papermill", lambda notebook, *_: seen.append(notebook))
     assert running.execute(CHAPTER, parameters, "seed0") is None
     assert "runs" in seen[0].cells[-1].metadata["tags"]
     assert not (tmp_path / CHAPTER).exists()
@@ -278,32 +279,50 @@ def test_a_missing_pool_is_refused_before_any_run(monkeypatch, pooled, tmp_path,
         running.run_book([SLADE], "smoke", pooled, workers=1)
 
 
-def test_rendering_after_filled_rows_never_trains_again(monkeypatch, tmp_path):
+def test_rendering_after_filled_rows_never_trains_again(monkeypatch, tmp_path, cluster):
+    asked = []
+    note = lambda chapter, parameters, part: asked.append((part, parameters["RESUME"]))  # noqa: E731
+    monkeypatch.setattr(running, "execute", note)
+    overrides = {"RESULTS_DIR": str(tmp_path), "STEPS": 100, "RESUME": False}
+    running.run_book([CHAPTER], "smoke", overrides)
+    assert sorted(asked[:2]) == [("seed0", False), ("seed1", False)]
+    assert asked[2:] == [("", True)]
+
+
+def test_a_chapter_without_all_its_rows_is_not_rendered(monkeypatch, tmp_path, cluster):
     asked = []
 
-    class Inline:
-        """Notes what is submitted and does nothing."""
+    def fail(chapter, parameters, part):
+        asked.append(part)
+        return f"{chapter}: no data"
 
-        def submit(self, function, chapter, parameters, part=""):
-            asked.append((part, parameters["RESUME"]))
-            future = Future()
-            future.set_result(None)
-            return future
-
-    overrides = {"RESULTS_DIR": str(tmp_path), "STEPS": 100, "RESUME": False}
-    running.run_book([CHAPTER], "smoke", overrides, workers=2, executor=Inline())
-    assert asked == [("seed0", False), ("seed1", False), ("", True)]
-
-
-def test_the_same_failure_of_several_workers_is_said_once(monkeypatch, tmp_path):
-    class Inline:
-        """Runs what is submitted at once."""
-
-        def submit(self, function, *arguments):
-            future = Future()
-            future.set_result(f"{CHAPTER}: no data")
-            return future
-
+    monkeypatch.setattr(running, "execute", fail)
     overrides = {"RESULTS_DIR": str(tmp_path), "STEPS": 100}
-    _, failures = running.run_book([CHAPTER], "smoke", overrides, workers=2, executor=Inline())
-    assert failures == [f"{CHAPTER}: no data"]
+    _, failures = running.run_book([CHAPTER], "smoke", overrides)
+    assert sorted(asked) == ["seed0", "seed1"]
+    assert failures == [f"{CHAPTER}: no data"]  # of several workers, said once
+
+
+def test_an_error_of_the_runner_itself_does_not_stop_other_chapters(monkeypatch, tmp_path, cluster):
+    def execute(chapter, parameters, part):
+        if chapter == CHAPTER:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(running, "execute", execute)
+    monkeypatch.setattr(running, "chapter_names", lambda: [CHAPTER, "03_norm_softmax"])
+    _, failures = running.run_book([], "smoke", {"RESULTS_DIR": str(tmp_path)})
+    assert failures == [f"{CHAPTER}: OSError: no space left on device"]
+
+
+def test_a_log_tells_what_was_asked_and_what_went_wrong(monkeypatch, parameters, tmp_path):
+    def refuse(*_, stdout_file, **__):
+        stdout_file.write("step 1\n")
+        raise PapermillExecutionError(0, 1, "", "KeyError", "'a'", ["Traceback: there"])
+
+    monkeypatch.setattr(running.papermill, "execute_notebook", refuse)
+    failure = running.execute(CHAPTER, parameters, "seed0")
+    log = tmp_path / CHAPTER / "logs" / "seed0.log"
+    assert failure == f"{CHAPTER}: KeyError: 'a' (see {log})"
+    asked, step, *told = log.read_text().splitlines()
+    assert asked.endswith(json.dumps(parameters)) and step == "step 1"
+    assert "Traceback: there" in told and told[-1].endswith("ended")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from dmlkit import site
-from dmlkit.chapters import chapter_source, profile_names, read_notebook
+from dmlkit.chapters import chapter_names, chapter_source, profile_names, read_notebook
 from dmlkit.fingerprint import code_fingerprint
 from dmlkit.paths import PROJECT_ROOT
 
@@ -307,3 +307,34 @@ def test_pages_are_whole_in_a_browser(built, browser, name, width):
         said["request"]["url"] for method, said in events if method == "Network.requestWillBeSent"
     ]
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_papers_named_in_the_text_become_citations(tmp_path):
+    papers = site.cited_as(PROJECT_ROOT / "book" / "site" / "references.bib")
+    assert papers["Zhai and Wu, 2019"] == "zhai2019classification"
+    text = (
+        "as NormSoftmax (Zhai and Wu, 2019) and, by\n"
+        "Hadsell, Chopra and\nLeCun, 2006, or Yi et al., 2014; not Zhai and Wu, 20190"
+    )
+    assert site.with_citations(text, papers) == (
+        "as NormSoftmax ({cite:alp}`zhai2019classification`) and, by\n"
+        "{cite:alp}`hadsell2006dimensionality`, or {cite:alp}`yi2014deep`; not Zhai and Wu, 20190"
+    )
+    twice = tmp_path / "twice.bib"
+    entry = "@misc{%s, author = {Holm, S.}, year = {1979}, title = {T}}\n"
+    twice.write_text(entry % "a" + entry % "b")
+    assert site.cited_as(twice) == {}
+
+
+def test_chapters_name_papers_that_are_in_the_references():
+    papers = site.cited_as(PROJECT_ROOT / "book" / "site" / "references.bib")
+    cited = {}
+    for chapter in chapter_names():
+        for cell in read_notebook(chapter_source(chapter)).cells:
+            if cell.cell_type != "markdown":
+                continue
+            text = " ".join(cell.source.split())
+            left = site.with_citations(text, papers)
+            cited.setdefault(chapter, []).extend(re.findall(r"\{cite:alp\}`(\w+)`", left))
+            assert not re.findall(r"[A-Z]\w+ et al\., [12]\d{3}", left), (chapter, left)
+    assert all(cited.values())

@@ -120,7 +120,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_first_step(bad_st
         return model.weight * 0 + (value if len(calls) >= bad_step else 1.0)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    message = rf"the loss is {word} at step {bad_step}; lower LEARNING_RATE"
+    message = (
+        rf"training: the loss is {word} at step {bad_step} for a batch of classes 0, 1, 2; lower L"
+    )
     with pytest.raises(FloatingPointError, match=message):
         fit([model], blobs(), compute_loss, optimizer, 11, measure_every=5)
     assert len(calls) == {1: 5, 5: 5, 7: 10, 10: 10, 11: 11}[bad_step]

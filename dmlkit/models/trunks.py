@@ -70,6 +70,7 @@ class Trunk(nn.Module):
         convention: key of ``INPUT_CONVENTIONS``.
         freeze_batch_norm: keep batch norms in evaluation mode, their statistics fixed.
         pooling: key of ``POOLINGS``.
+        compiled: let ``torch.compile`` translate the layers at their first batch.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Trunk(nn.Module):
         convention: str,
         freeze_batch_norm: bool,
         pooling: str = "average",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -94,6 +96,7 @@ class Trunk(nn.Module):
         self.out_features = out_features
         self.freeze_batch_norm = freeze_batch_norm
         self.pooling = pooling
+        self.compiled = compiled
         self.reverse_channels = convention == "caffe"
         for name, values in INPUT_CONVENTIONS[convention].items():
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
@@ -104,6 +107,8 @@ class Trunk(nn.Module):
         if self.reverse_channels:
             normalised = normalised.flip(1)
         normalised = normalised.contiguous(memory_format=torch.channels_last)
+        if self.compiled and self.layers._compiled_call_impl is None:  # at first, and in a copy
+            self.layers.compile()
         return POOLINGS[self.pooling](self.layers(normalised))
 
     def train(self, mode: bool = True) -> "Trunk":
@@ -123,6 +128,7 @@ def make_trunk(
     convention: str = "torchvision",
     freeze_batch_norm: bool = False,
     pooling: str = "average",
+    compiled: bool = False,
 ) -> Trunk:
     """Build a trunk, optionally with pre-trained weights.
 
@@ -136,6 +142,7 @@ def make_trunk(
             weights: ``tensorflow`` for those of ``googlenet``, ``caffe`` for ``bn_inception``.
         freeze_batch_norm: keep batch norms in evaluation mode.
         pooling: from the feature map to features, a key of ``POOLINGS``.
+        compiled: translate the layers by ``torch.compile``, which takes a minute at first.
 
     Raises:
         ValueError: unknown names, weights that do not exist, of another network or another
@@ -166,6 +173,7 @@ def make_trunk(
         convention=convention,
         freeze_batch_norm=freeze_batch_norm,
         pooling=pooling,
+        compiled=compiled,
     )
 
 

@@ -1,0 +1,137 @@
+"""The processes that execute notebooks: a Dask cluster of this machine, or any other."""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from dmlkit.chapters import BOOK
+from dmlkit.paths import PROJECT_ROOT
+
+PATIENCE = 30  # seconds, for a cluster to answer
+
+
+def local_workers(*, wants_gpu: bool, threads: int, processes: int = 1) -> int:
+    """Return how many notebooks share this machine well.
+
+    Args:
+        wants_gpu: one per GPU, if there are any.
+        threads: else, one per so many cores.
+        processes: each of which takes so many GPUs, or so many times these cores.
+    """
+    units = (_num_gpus() if wants_gpu else 0) or (os.cpu_count() or 1) // threads
+    return max(1, units // processes)
+
+
+@contextmanager
+def connect(workers: int | None, scheduler: str | None, processes: int = 1) -> Iterator[Client]:
+    """Yield a client of a cluster: of new processes here, or of the one at an address.
+
+    A notebook whose worker is lost is given to another, or to the same started anew.
+
+    Args:
+        workers: number of processes here, which get GPUs of their own as far as there are any.
+        scheduler: address such as ``tcp://host:8786``, whose workers see the same files.
+        processes: GPUs of each worker here, one for each process that shares its runs.
+
+    Raises:
+        OSError: nothing answers at the address, or it has no workers.
+        ValueError: its workers have other code, or take several notebooks at once.
+    """
+    if scheduler:
+        with _client_of(scheduler) as client:
+            _check(client)
+            yield client
+        return
+    # So that temporary files are gone in the end, whichever process is killed.
+    with tempfile.TemporaryDirectory(prefix="dmlkit-", ignore_cleanup_errors=True) as folder:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        with _cluster(workers or 1, folder, processes) as cluster:
+            try:
+                with Client(cluster) as client:
+                    client.wait_for_workers(workers or 1)
+                    yield client
+            except BaseException:
+                # Killed, since a notebook that is interrupted politely counts as a dead kernel and
+                # is tried again. Rows are whole or absent, and kernels follow what made them.
+                for nanny in cluster.workers.values():
+                    nanny.auto_restart = False
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
+
+
+def num_workers(client: Client) -> int:
+    """Return how many workers a cluster has."""
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _cluster(workers: int, folder: str, processes: int) -> SpecCluster:
+    """Return a cluster of processes with one thread each, no limit of memory and no web page."""
+    gpus = _num_gpus()
+    of_all = {"nthreads": 1, "memory_limit": 0, "local_directory": folder}
+    of_all |= {"dashboard": False, "silence_logs": logging.CRITICAL}
+    env = {"TMPDIR": folder}
+    own = []
+    for first in range(0, workers * processes, processes):
+        numbers = ",".join(str(n) for n in range(first, first + processes))
+        own.append({"CUDA_VISIBLE_DEVICES": numbers} if first + processes <= gpus else {})
+    return SpecCluster(
+        workers={
+            n: {"cls": Nanny, "options": of_all | {"env": env | own[n]}} for n in range(workers)
+        },
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _num_gpus() -> int:
+    """Return the number of GPUs, asking the driver's tool: importing torch takes seconds."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def _client_of(scheduler: str) -> Client:
+    try:
+        client = Client(scheduler, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except OSError as error:
+        raise OSError(
+            f"no Dask scheduler with workers answers at {scheduler}; start `dask scheduler`, and "
+            "`dask worker ADDRESS --nthreads 1` once for each GPU"
+        ) from error
+    return client
+
+
+def _check(client: Client) -> None:
+    """Raise if workers would make other numbers than this process, or disturb each other."""
+    ours = digest_of_code()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, theirs in client.run(digest_of_code).items():
+        if theirs != ours:
+            raise ValueError(
+                f"the worker {address} has other code than this process; let both run from the "
+                "same folder, at the same commit, and start the worker anew"
+            )
+        if workers[address]["nthreads"] > 1:
+            raise ValueError(
+                f"the worker {address} would run several notebooks in one process; start it with "
+                "--nthreads 1, and further ones with --nworkers"
+            )
+
+
+def digest_of_code() -> str:
+    """Return a digest of the package and the chapters as they lie where this is called."""
+    digest = hashlib.sha256()
+    for path in sorted([*(PROJECT_ROOT / "dmlkit").rglob("*.py"), *BOOK.glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,110 @@
+"""The processes that execute notebooks, here and on a cluster elsewhere."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dmlkit import workers
+
+
+def environment():
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "TMPDIR")}
+
+
+def die_once(marker):
+    """Kill this process, the first time."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Return the address of a scheduler with one worker, each a process of its own."""
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stderr": subprocess.PIPE, "text": True}
+    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard"], **quiet)
+    told = next(line for line in scheduler.stderr if "Scheduler at" in line)
+    found = re.search(r"tcp://\S+", told)[0]
+    options = ["--nthreads", "2", "--no-dashboard"]
+    worker = subprocess.Popen([*dask, "worker", found, *options], stderr=subprocess.DEVNULL)
+    yield found
+    for process in (worker, scheduler):
+        process.terminate()
+        process.wait(20)
+    scheduler.stderr.close()
+
+
+def test_each_local_worker_has_a_gpu_of_its_own_as_far_as_there_are(monkeypatch):
+    monkeypatch.setattr(workers, "_num_gpus", lambda: 2)
+    assert workers.local_workers(wants_gpu=True, threads=1) == 2
+    with workers.connect(3, None) as client:
+        assert workers.num_workers(client) == 3
+        seen = client.run(environment).values()
+        folders = {environment["TMPDIR"] for environment in seen}
+        gpus = sorted(str(environment["CUDA_VISIBLE_DEVICES"]) for environment in seen)
+    assert gpus == ["0", "1", str(os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    assert len(folders) == 1 and not Path(folders.pop()).exists()  # it went with the cluster
+
+
+def test_processes_that_share_runs_have_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(workers, "_num_gpus", lambda: 5)
+    assert workers.local_workers(wants_gpu=True, threads=1, processes=2) == 2
+    with workers.connect(2, None, 2) as client:
+        seen = client.run(environment).values()
+        gpus = sorted(environment["CUDA_VISIBLE_DEVICES"] for environment in seen)
+    assert gpus == ["0,1", "2,3"]
+
+
+def test_cores_are_shared_out_where_no_gpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr(workers, "_num_gpus", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert workers.local_workers(wants_gpu=False, threads=4) == 4
+    assert workers.local_workers(wants_gpu=False, threads=32) == 1
+
+
+def test_what_a_lost_worker_was_doing_is_done_again(tmp_path):
+    with workers.connect(1, None) as client:
+        assert client.submit(die_once, str(tmp_path / "died")).result(timeout=60) == "done"
+
+
+def test_an_interrupt_ends_all_workers_at_once():
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), workers.connect(2, None) as client:
+        running = [client.submit(time.sleep, 600 + n) for n in range(2)]
+        pids = client.run(os.getpid).values()
+        raise KeyboardInterrupt
+    del running
+    assert time.monotonic() - began < 60
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_cluster_elsewhere_is_refused_if_workers_would_disturb_each_other(address):
+    with (
+        pytest.raises(ValueError, match="start it with --nthreads 1"),
+        workers.connect(None, address),
+    ):
+        pass
+
+
+def test_a_cluster_with_other_code_is_refused(address, copied_book, monkeypatch):
+    (copied_book / "01_evaluation.py").write_text("edited")
+    monkeypatch.setattr(workers, "BOOK", copied_book)
+    with pytest.raises(ValueError, match="has other code"), workers.connect(None, address):
+        pass
+
+
+def test_a_missing_scheduler_is_named(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 0.2)
+    refused = pytest.raises(OSError, match="no Dask scheduler with workers answers at tcp://127")
+    with refused, workers.connect(None, "tcp://127.0.0.1:1"):
+        pass
