@@ -66,6 +66,7 @@ RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 SIMULATIONS: int = 500  # made-up experiments per line of the tables on intervals
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+DETERMINISTIC: bool = False  # let a GPU, too, make the same numbers twice; slower there
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
@@ -110,7 +111,7 @@ from dmlkit.training import choose_device, fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
 results = ChapterResults("01_evaluation", globals())
-device = choose_device(DEVICE)
+device = choose_device(DEVICE, deterministic=DETERMINISTIC)
 set_style()
 
 # %% [markdown]

@@ -91,6 +91,7 @@ SEARCH_FOLDS: int = 2  # folds of the training classes that judge each trial, 1 
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+DETERMINISTIC: bool = False  # let a GPU, too, make the same numbers twice; slower there
 COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
@@ -159,7 +160,7 @@ from dmlkit.training import choose_device, fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
 results = ChapterResults("04_self_supervised_ranking", globals())
-device = choose_device(DEVICE)
+device = choose_device(DEVICE, deterministic=DETERMINISTIC)
 set_style()
 
 # %% [markdown]

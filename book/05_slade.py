@@ -127,6 +127,7 @@ SWAV_LR: float = 0.05  # its learning rate at the first step
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+DETERMINISTIC: bool = False  # let a GPU, too, make the same numbers twice; slower there
 COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
@@ -176,7 +177,7 @@ from dmlkit.training import Fit, choose_device
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
 results = ChapterResults("05_slade", globals())
-device = choose_device(DEVICE)
+device = choose_device(DEVICE, deterministic=DETERMINISTIC)
 set_style()
 
 # %% [markdown]
@@ -492,8 +493,8 @@ def tested(method, seed):
     best = max(one["best_step"] for one in made)
     if is_passed_on:
         best = made[-1]["history"][-1]["step"]
-    found = []
-    for at in ("last" if is_passed_on else "chosen", "last"):
+    found, is_end = [], all(one["best_step"] == one["history"][-1]["step"] for one in made)
+    for at in ("last",) if is_passed_on or is_end else ("chosen", "last"):
         of_folds = []
         for fold, one in zip(folds, made, strict=True):
             replicate = started(method.start, seed, fold)
@@ -509,7 +510,7 @@ def tested(method, seed):
     if method.is_joined:
         entries = pd.concat([pd.DataFrame(one["history"]) for one in made])
         history = entries.groupby("step", as_index=False).mean().to_dict("records")
-    return *found, Fit(history, best, [], sum(one["seconds"] for one in made))
+    return found[0], found[-1], Fit(history, best, [], sum(one["seconds"] for one in made))
 
 
 def refer(reference, seed):

@@ -89,6 +89,7 @@ SWAV_LR: float = 0.05  # its learning rate at the first step
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
+DETERMINISTIC: bool = False  # let a GPU, too, make the same numbers twice; slower there
 COMPILE: bool = False  # translate the trunk by torch.compile; for a GPU, on our CPUs it is slower
 NUM_THREADS: int = 1  # CPU threads per process; results on a CPU depend on it
 RESUME: bool = True  # reuse runs that the same code and parameters have finished
@@ -123,7 +124,7 @@ from dmlkit.training import Fit, choose_device
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
 
 results = ChapterResults("06_slade_ablations", globals())
-device = choose_device(DEVICE)
+device = choose_device(DEVICE, deterministic=DETERMINISTIC)
 set_style()
 
 # %% [markdown]
@@ -380,7 +381,7 @@ sweeps = {
     "basis_weight": {w: Point({"basis_weight": w}) for w in (0.25, 0.05, 1.0)},
     "mined_weight": {w: Point({"mined_weight": w}) for w in (1.0, 0.0, 0.3, 3.0)},
     "pair_margins": {
-        f"{low} and {high}": Point(pair_margins=(low, high))
+        f"{low}_and_{high}": Point(pair_margins=(low, high))
         for low, high in ((0.0, 1.0), (0.0, 0.5), (0.3, 0.8))
     },
     "warm_up": {n: Point({"warm_up_steps": n}) for n in (0, WARM_UP_STEPS, 4 * WARM_UP_STEPS)},

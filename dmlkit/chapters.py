@@ -8,6 +8,7 @@ import ast
 import contextlib
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ MAY_BE_ZERO = {
 def chapter_names() -> list[str]:
     """Return the names of all chapters, in reading order."""
     return sorted(path.stem for path in BOOK.glob("[0-9][0-9]_*.py"))
+
+
+def edited_chapters() -> list[str]:
+    """Return the names of chapters that are not as committed; none where git cannot say."""
+    git = ["git", "-C", str(BOOK), "status", "--porcelain", "--untracked-files=no", "--", "*.py"]
+    try:
+        said = subprocess.run(git, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return []
+    return sorted(Path(line[3:]).stem for line in said.splitlines())
 
 
 def chapter_source(name: str) -> Path:
@@ -90,7 +101,7 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     defaults = parameter_defaults(chapter)
     values: dict[str, Any] = {}
     for path in profile_files(profile, chapter):
-        given = yaml.safe_load(path.read_text()) or {}
+        given = _read_profile(path)
         if path.stem == profile and not has_runs(chapter):
             # What a profile says of training concerns only the chapters that train.
             given = {name: value for name, value in given.items() if name in defaults}
@@ -101,6 +112,25 @@ def chapter_parameters(chapter: str, profile: str, overrides: dict[str, Any]) ->
     if has_both and every["PICTURED_SEED"] not in every["SEEDS"]:
         values["PICTURED_SEED"] = every["SEEDS"][0]
     return values
+
+
+def _read_profile(path: Path) -> dict[str, Any]:
+    """Return name and value of the parameters in a file of a profile.
+
+    Raises:
+        ValueError: it is no YAML, or no list of parameters with values.
+    """
+    text = path.read_bytes()
+    try:
+        given = yaml.safe_load(text.decode()) or {}
+        if not isinstance(given, dict):
+            raise TypeError(f"a {type(given).__name__} has no names")
+    except Exception as error:  # PyYAML lets all kinds through, as of a 31st of February
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path.name} cannot be read ({said}); give each parameter on a line, like STEPS: 300"
+        ) from error
+    return given
 
 
 def checked_parameters(
@@ -117,7 +147,7 @@ def checked_parameters(
         kind = type(default)
         # YAML 1.1 reads 1e-3 as text and 1 as an integer where a fraction is meant.
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 value = float(value)
         if type(value) is not kind:
             raise ValueError(
@@ -125,7 +155,7 @@ def checked_parameters(
                 f"like its default {default!r}"
             )
         may_be_zero = default == 0 or name in MAY_BE_ZERO
-        if kind in (int, float) and (value < 0 or (value == 0 and not may_be_zero)):
+        if kind in (int, float) and not (value > 0 or (value == 0 and may_be_zero)):  # nor NaN
             least = "0 or more" if may_be_zero else "positive"
             raise ValueError(f"{where}: {name}={value!r} should be {least}, e.g. {default!r}")
         if kind is list:
@@ -138,7 +168,8 @@ def _checked_list(name: str, values: list[Any], default: list[Any], where: str) 
     """Return the list ``values`` with their types checked against ``default``."""
     kinds = {type(value) for value in default}
     if kinds == {float}:
-        values = [float(value) if type(value) is int else value for value in values]
+        with contextlib.suppress(OverflowError):
+            values = [float(value) if type(value) is int else value for value in values]
     if {type(value) for value in values} - kinds:
         raise ValueError(f"{where}: {name}={values!r} should be a list like {default!r}")
     if not values and name not in MAY_BE_EMPTY:

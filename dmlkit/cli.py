@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from dmlkit.chapters import profile_names, sync_notebooks
+from dmlkit.chapters import edited_chapters, profile_names, sync_notebooks
 from dmlkit.paths import resolve
 from dmlkit.readme import update_readme
 from dmlkit.running import run_book
@@ -90,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if edited := edited_chapters():
+        # JupyterLab saves what is tried out in a chapter, and nobody may remember.
+        print(f"dmlkit: as edited since the last commit: {', '.join(edited)}", file=sys.stderr)
     overrides = {name: _value(name, text) for name, text in options.overrides}
     index, failures = run_book(
         options.chapters,

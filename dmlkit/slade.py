@@ -524,9 +524,13 @@ class Replicate:
 
 
 def _kept(model: nn.Module, fitted: Fit, told: list[dict[str, float]]) -> dict[str, Any]:
+    chosen = {name: tensor.cpu() for name, tensor in fitted.best_states[0].items()}
+    last = chosen  # which takes no room a second time
+    if fitted.best_step < fitted.history[-1]["step"]:
+        last = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
     return {
-        "chosen": {name: tensor.cpu() for name, tensor in fitted.best_states[0].items()},
-        "last": {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()},
+        "chosen": chosen,
+        "last": last,
         "history": fitted.history,
         "best_step": fitted.best_step,
         "seconds": fitted.seconds,

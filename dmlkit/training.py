@@ -1,5 +1,6 @@
 """The one training loop of the book. A chapter supplies the loss of a batch; all else is here."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -150,12 +151,21 @@ def fit(
     return result
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, deterministic: bool = False) -> torch.device:
     """Return the device called ``name``; ``auto`` is CUDA if there is one, else the CPU.
+
+    Args:
+        name: auto, cpu or cuda.
+        deterministic: from now on use only operations that give the same result each time, which a
+            CPU does anyway; PyTorch raises for one that has none.
 
     Raises:
         ValueError: the name is unknown, or that device is not there.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

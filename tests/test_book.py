@@ -589,7 +589,7 @@ def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke)
     teachers = [m for m in rows if m.endswith("_teacher")]
     of_labels = [f"labels_{share}_teacher" for share in (0.25, 0.5)]
     of_labels += [f"label_noise_{share}_teacher" for share in (0.1, 0.3)]
-    margins = ("0.0 and 0.5", "0.3 and 0.8")
+    margins = ("0.0_and_0.5", "0.3_and_0.8")
     assert set(teachers) == {*of_labels, *(f"pair_margins_{pair}_teacher" for pair in margins)}
     curves = {curve(rows[method]) for method in [*teachers, "teacher"]}
     assert len(curves) == len(teachers) + 1

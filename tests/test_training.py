@@ -1,6 +1,7 @@
 """The training loop: what it counts, measures, selects, holds still and refuses."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -352,3 +353,14 @@ def test_auto_is_cuda_if_there_is_one_and_else_the_cpu():
 def test_a_device_that_is_not_there_is_refused_with_the_remedy(name):
     with pytest.raises(ValueError, match=f"DEVICE='{name}' is not available; set DEVICE=auto"):
         choose_device(name)
+
+
+def test_deterministic_operations_are_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        choose_device("cpu", deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    finally:
+        torch.use_deterministic_algorithms(False)

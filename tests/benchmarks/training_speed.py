@@ -68,9 +68,9 @@ def main() -> None:
         f"{versions()}; threads: 1; commit {commit()}; freed memory "
         f"{'kept' if os.environ.get('MALLOC_MMAP_MAX_') == '0' else 'given back'}.",
         f"A step is NormSoftmax of {CLASSES} classes on {BATCH} images that lie on the device, "
-        "with Adam, batch norms in training mode. The chapters compute in float32 and channels_last; "
-        "`-p PRECISION bfloat16` and `-p COMPILE true` are the options. First step: with the "
-        f"translation. Medians of {options.rounds} steps in turns.",
+        "with Adam, batch norms in training mode. The chapters compute in float32 and "
+        "channels_last; `-p PRECISION bfloat16` and `-p COMPILE true` are the options. First step: "
+        f"with the translation. Medians of {options.rounds} steps in turns.",
     ]
     with write_atomically(PROJECT_ROOT / options.output) as path:
         path.write_text("\n".join(lines) + "\n")
