@@ -15,7 +15,15 @@ from dmlkit import results as module
 from dmlkit.chapters import chapter_source, parameter_defaults, read_notebook
 from dmlkit.evaluation import evaluate_embeddings
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.results import ChapterResults, compressed, markdown, read_row, read_scores, write_scores
+from dmlkit.results import (
+    ChapterResults,
+    FailedRunsError,
+    compressed,
+    markdown,
+    read_row,
+    read_scores,
+    write_scores,
+)
 from dmlkit.search import Trial
 from dmlkit.training import Fit
 
@@ -482,3 +490,29 @@ def test_a_compressed_figure_keeps_thin_coloured_lines(shows_images):
     with Image.open(io.BytesIO(stored)) as image:
         difference = np.asarray(image.convert("RGB")) - figure.astype(float)
     assert np.abs(difference[:, 20]).mean() < 10
+
+
+def test_a_run_that_diverges_or_fills_a_gpu_lets_the_others_go_on(make):
+    results = make()
+    one, other = (results.run(name, 3, "data") for name in ("margin", "contrastive"))
+    made = []
+    with results.attempt(one):
+        raise FloatingPointError("margin, seed 3: the loss is nan at step 7")
+    with results.attempt(other):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with results.attempt(one):
+        made.append(one)
+    assert made
+    with pytest.raises(FailedRunsError) as refused:
+        results.complete()
+    assert str(refused.value) == (
+        "margin, seed 3: the loss is nan at step 7; contrastive, seed 3: the GPU has too little "
+        "memory; lower BATCH_SIZE. All other runs are finished and kept"
+    )
+    results.complete()  # the cell may be executed again
+
+
+def test_other_errors_of_a_run_are_not_swallowed(make):
+    results = make()
+    with pytest.raises(KeyError), results.attempt(results.run("margin", 0, "data")):
+        raise KeyError("a mistake in the chapter")

@@ -1,5 +1,6 @@
 """Trunks, input conventions, poolings, and the wrong names that are refused."""
 
+from copy import deepcopy
 from itertools import repeat
 
 import pytest
@@ -176,3 +177,22 @@ def test_wrong_names_are_refused_with_the_remedy(arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         make_trunk(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_compiled_trunk_is_translated_once_and_its_copies_again(monkeypatch):
+    translated = []
+
+    def compile_in_place(module):
+        translated.append(module)
+        module._compiled_call_impl = module._call_impl
+
+    monkeypatch.setattr(nn.Module, "compile", compile_in_place)
+    trunk = make_trunk("small_convnet", compiled=True)
+    images = torch.rand(2, 3, 32, 32)
+    expected = trunk.eval()(images)
+    assert torch.equal(trunk(images), expected) and translated == [trunk.layers]
+    copied = deepcopy(trunk)
+    assert torch.equal(copied(images), expected) and translated == [trunk.layers, copied.layers]
+    assert trunk.state_dict().keys() == make_trunk("small_convnet").state_dict().keys()
+    make_trunk("small_convnet").eval()(images)
+    assert len(translated) == 2
