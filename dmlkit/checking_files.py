@@ -43,17 +43,28 @@ def check_files(folder: Path, dataset: str) -> Iterator[str]:
             yield f"{name}: no file of a chapter's results; delete it"
         elif path.suffix == ".jpg" and not may_show:
             yield f"{name}: {dataset} may not be passed on; delete the picture"
-        elif path.suffix in (".csv", ".md") and (found := OF_A_MACHINE.search(path.read_text())):
-            yield f"{name}: names {found[0]}; {AGAIN}"
+        elif path.suffix in (".csv", ".md"):
+            yield from (f"{name}: {what}" for what in _of_text(path))
         elif path.suffix in (".json", ".ipynb"):
             yield from (f"{name}: {what}" for what in _of_json(path, may_show=may_show))
+
+
+def _of_text(path: Path) -> Iterator[str]:
+    """Yield a path in a table."""
+    try:
+        found = OF_A_MACHINE.search(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        yield f"cannot be read ({error}); {AGAIN}"
+        return
+    if found:
+        yield f"names {found[0]}; {AGAIN}"
 
 
 def _of_json(path: Path, *, may_show: bool) -> Iterator[str]:
     """Yield pictures and paths in a notebook, and paths in another JSON file."""
     try:
         content = json.loads(path.read_text())
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         yield "cannot be read; send it again"
         return
     for text in _texts(content):
@@ -63,7 +74,11 @@ def _of_json(path: Path, *, may_show: bool) -> Iterator[str]:
                 "paths from there and run again"
             )
             break
-    shown = [kind for cell in content.get("cells", []) for kind in _pictures(cell)]
+    try:
+        shown = [kind for cell in content.get("cells", []) for kind in _pictures(cell)]
+    except (AttributeError, TypeError, KeyError):
+        yield "is no notebook, nor what a run writes; send it again"
+        return
     if shown and not may_show:
         yield f"{len(shown)} pictures of data that may not be passed on; run it by `dmlkit run`"
 
@@ -102,20 +117,31 @@ def check_tables(folder: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) 
     for name in ("runs.csv", "chapter.ipynb"):
         if not (folder / name).exists():
             yield f"{name}: missing; {AGAIN}"
-    if (folder / "runs.csv").exists():
-        listed = pd.read_csv(folder / "runs.csv")
-        if extra := sorted(set(rows["run_id"]) - set(listed["run_id"])):
-            yield f"runs/{extra[0]}.json: not in runs.csv, nor {len(extra) - 1} others; delete them"
-        written = rows[rows["run_id"].isin(listed["run_id"])].drop(columns=NOT_IN_TABLE)
-        written = pd.read_csv(StringIO(written.round(6).to_csv(index=False)))
-        if not listed.equals(written.reindex(columns=listed.columns)):
-            yield f"runs.csv: not what runs/ holds; {AGAIN}"
-    if (folder / "tables" / "main.csv").exists():
-        table = pd.read_csv(folder / "tables" / "main.csv", index_col=0, dtype=str)
-        has_rows = set(table.index) <= set(rows["method"])
-        if not has_rows or _differs(table, rows, by_class):
-            yield f"tables/main.csv: not what the rows give; {AGAIN}"
-    yield from _claims(folder / "claims.csv", rows)
+    checks = {"runs.csv": _runs, "tables/main.csv": _main_table, "claims.csv": _claims}
+    for name, check in checks.items():
+        try:
+            if (folder / name).exists():
+                yield from check(folder / name, rows, by_class)
+        except Exception as error:  # pandas lets all kinds through where a table is none of ours
+            yield f"{name}: cannot be read ({error}); {AGAIN}"
+
+
+def _runs(path: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) -> Iterator[str]:
+    """Yield rows that ``runs.csv`` lacks, and whether it says other things than the rows."""
+    listed = pd.read_csv(path)
+    if extra := sorted(set(rows["run_id"]) - set(listed["run_id"])):
+        yield f"runs/{extra[0]}.json: not in runs.csv, nor {len(extra) - 1} others; delete them"
+    written = rows[rows["run_id"].isin(listed["run_id"])].drop(columns=NOT_IN_TABLE)
+    written = pd.read_csv(StringIO(written.round(6).to_csv(index=False)))
+    if not listed.equals(written.reindex(columns=listed.columns)):
+        yield f"runs.csv: not what runs/ holds; {AGAIN}"
+
+
+def _main_table(path: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) -> Iterator[str]:
+    """Yield whether the main table is not what the rows give."""
+    table = pd.read_csv(path, index_col=0, dtype=str)
+    if not set(table.index) <= set(rows["method"]) or _differs(table, rows, by_class):
+        yield f"tables/main.csv: not what the rows give; {AGAIN}"
 
 
 def _differs(table: pd.DataFrame, rows: pd.DataFrame, by_class: dict[str, Scores]) -> bool:
@@ -132,10 +158,8 @@ def _differs(table: pd.DataFrame, rows: pd.DataFrame, by_class: dict[str, Scores
     return len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=0, atol=0.11)
 
 
-def _claims(path: Path, rows: pd.DataFrame) -> Iterator[str]:
+def _claims(path: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) -> Iterator[str]:
     """Yield judged claims that the book does not list or whose difference the rows do not have."""
-    if not path.exists():
-        return
     listed = pd.read_csv(PROJECT_ROOT / "book" / "claims.csv").set_index("claim")
     values = rows.set_index(["method", "seed"])
     for claim in pd.read_csv(path).itertuples():

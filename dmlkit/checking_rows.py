@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -64,10 +63,11 @@ def _check_chapter(folder: Path) -> tuple[list[str], list[str], int]:
         try:
             stored = json.loads(path.read_text())
             row = read_row(path) | {"own": stored["params"], "parameters": stored["parameters"]}
+            _check_types(row)
             by_class[path.stem] = read_scores(path.with_suffix(".npz"))
             problems += [f"runs/{path.name}: {what}" for what in _row(row, by_class[path.stem])]
             records.append(row)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        except Exception as error:  # NumPy and zipfile let all kinds through for a damaged file
             what = str(error).replace(f"{folder}/", "")
             problems.append(
                 f"runs/{path.name}: cannot be read ({what}); send it and its .npz again"
@@ -80,6 +80,15 @@ def _check_chapter(folder: Path) -> tuple[list[str], list[str], int]:
     problems += check_files(folder, rows["dataset"].iloc[0])
     problems += check_tables(folder, rows.drop(columns=["own", "parameters"]), by_class)
     return problems, remarks, len(rows)
+
+
+def _check_types(row: dict[str, Any]) -> None:
+    """Raise if a part of a row that other checks rely on is missing or of another type."""
+    texts = ("method", "run_id", "code", "commit", "dataset", "data_fingerprint", "parameters")
+    kinds = dict.fromkeys(texts, str) | {"seed": int, "own": dict, "params": dict}
+    for name, kind in kinds.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(f"{name} = {row[name]!r} should be of type {kind.__name__}")
 
 
 def _row(row: dict[str, Any], scores: Scores) -> Iterator[str]:
@@ -110,7 +119,11 @@ def _replicates(folder: Path, rows: pd.DataFrame, remarks: list[str]) -> Iterato
             yield f"runs: {method} has two rows of a seed; delete the one that runs.csv leaves out"
         fixed = set()
         for row in of_method.itertuples():
-            chosen = _chosen(folder, method, row.seed)
+            try:
+                chosen = _chosen(folder, method, row.seed)
+            except ValueError as error:
+                yield str(error)
+                chosen = {}
             if any(row.params.get(name, value) != value for name, value in chosen.items()):
                 yield f"runs/{row.run_id}.json: not what its search chose; make it again"
             # What a search chose differs, and numbers of classes do in random splits.
@@ -122,10 +135,19 @@ def _replicates(folder: Path, rows: pd.DataFrame, remarks: list[str]) -> Iterato
 
 
 def _chosen(folder: Path, method: str, seed: int) -> dict[str, Any]:
-    """Return the settings that a search found best for a method, where it has one by its name."""
+    """Return the settings that a search found best for a method, where it has one by its name.
+
+    Raises:
+        ValueError: the file of the search is damaged.
+    """
     loss = re.sub("_(concatenated|binary)$", "", method)
     for path in (folder / "searches").glob(f"{loss}-seed{seed}-*.json"):
-        return best_of(trials_of(json.loads(path.read_text()))).settings
+        try:
+            return dict(best_of(trials_of(json.loads(path.read_text()))).settings)
+        except Exception as error:  # of what no search writes
+            raise ValueError(
+                f"searches/{path.name}: cannot be read ({error}); send it again"
+            ) from error
     return {}
 
 
@@ -155,8 +177,8 @@ def _run_ids(folder: Path, rows: pd.DataFrame, remarks: list[str]) -> Iterator[s
 def _run_id(row: Any, shared: dict[str, Any], names: set[str]) -> str:
     """Return the run_id of a row with those of the chapter's parameters among its settings."""
     settings = {name: shared[name] for name in names & shared.keys()} | row.own
-    weights = _digest_of((shared | settings).get("WEIGHTS", "none"))
-    weights += _digest_of(shared.get("SWAV_CHECKPOINT", "none"))
+    weights = _digest_of(str((shared | settings).get("WEIGHTS", "none")))
+    weights += _digest_of(str(shared.get("SWAV_CHECKPOINT", "none")))
     whole = [row.method, row.seed, row.fold, settings, row.data_fingerprint, weights, shared]
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
     return f"{row.method}-seed{row.seed}-{digest}"

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dmlkit.datasets import FAMILIES
 from dmlkit.intervals import Estimate, Scores, paired_difference
 from dmlkit.paths import PROJECT_ROOT
 
@@ -120,6 +119,9 @@ def rung_of(dataset: str, weights: str, cached_views: int, *, is_subset: bool) -
     own images, for a part of a data set, and for photographs without pre-trained weights, on
     which no claim is judged.
     """
+    # Importing torch takes seconds and 0.8 GB in every worker, which tables alone can spare.
+    from dmlkit.datasets import FAMILIES
+
     if dataset in FAMILIES:
         return "drawn"
     if is_subset or dataset not in RUNGS or (weights == "none" and dataset != "omniglot"):

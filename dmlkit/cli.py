@@ -115,7 +115,7 @@ def _value(name: str, text: str) -> object:
     """Return the value that ``text`` means in YAML."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # as of a 31st of February
         raise ValueError(
             f"{name}={text} cannot be read; write lists without spaces, like [0,1]"
         ) from error

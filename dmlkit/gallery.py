@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from torchvision.transforms.v2.functional import resize
 from dmlkit.datasets.decoding import UNREADABLE, decode_rgb, in_parallel
 from dmlkit.datasets.readers import class_folder
 from dmlkit.datasets.readers.listing import Listing
+from dmlkit.models.weights import fits
 from dmlkit.saving import SavedModel, read_stored, write_stored
 from dmlkit.transforms import centre_crop
 
@@ -204,9 +206,16 @@ def load_gallery(path: str | Path, model: SavedModel) -> Gallery:
     """
     _check_type(model)
     stored = read_stored(path, KIND, VERSION, "dmlkit.gallery.save_gallery")
-    _check_model(str(path), stored["model"], model)
+    _check_model(str(path), stored.get("model"), model)
     names = ("files", "embeddings", "states", "skipped", "passed_over")
-    return Gallery(model, Path(stored["folder"]), **{name: stored[name] for name in names})
+    parts = {name: stored.get(name) for name in names}
+    folder = stored.get("folder")
+    if not isinstance(folder, str) or "\0" in folder or not _is_whole(**parts, model=model):
+        raise ValueError(
+            f"{path} is damaged: its images, their states and their embeddings do not go together; "
+            "index the folder again"
+        )
+    return Gallery(model, Path(folder), **parts)
 
 
 def _check_type(model: SavedModel) -> None:
@@ -214,12 +223,31 @@ def _check_type(model: SavedModel) -> None:
         raise TypeError(f"a {type(model).__name__} is no model; give what load_model returned")
 
 
-def _check_model(what: str, digest: str, model: SavedModel) -> None:
+def _check_model(what: str, digest: str | None, model: SavedModel) -> None:
     if digest != model.digest:
         raise ValueError(
             f"{what} was made by another model ({digest}, not {model.digest}); load that one, or "
             "index the folder again with this one"
         )
+
+
+def _is_whole(
+    files: Any, embeddings: Any, states: Any, skipped: Any, passed_over: Any, *, model: SavedModel
+) -> bool:
+    """Whether these can be the parts of a gallery of ``model``, see ``Gallery``."""
+    if not (isinstance(files, list) and files and all(isinstance(file, str) for file in files)):
+        return False
+    wanted = torch.empty(len(files), model.embedding_dim, device="meta")
+    return (
+        fits(embeddings, wanted)
+        and embeddings.dtype == torch.float32
+        and bool(embeddings.isfinite().all())
+        and isinstance(states, list)
+        and len(states) == len(files)
+        and all(state is None or isinstance(state, tuple) for state in states)
+        and isinstance(skipped, dict)
+        and isinstance(passed_over, dict)
+    )
 
 
 def _list_images(folder: Path) -> tuple[list[str], dict[str, int]]:

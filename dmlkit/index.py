@@ -91,7 +91,7 @@ def overview(chapter: Path) -> dict[str, object]:
 
 def sections(chapter: Path) -> Iterator[tuple[str, str]]:
     """Yield title and HTML of each table, of the claims and of each figure, which has no title."""
-    for table in sorted((chapter / "tables").glob("*.csv")):
+    for table in sorted((chapter / "tables").glob("[!.]*.csv")):  # none that a kill left half
         frame = pd.read_csv(table, dtype=str, keep_default_na=False)
         shown = frame.to_html(index=False, border=0)
         beside = table.with_suffix(".md")
@@ -104,7 +104,7 @@ def sections(chapter: Path) -> Iterator[tuple[str, str]]:
         found = pd.read_csv(chapter / "claims.csv", keep_default_na=False)
         judged = show_claims(found).reset_index()
         yield "claims", judged.to_html(index=False, border=0)
-    kept = (path for path in chapter.glob("figures/*") if path.suffix in (".png", ".jpg"))
+    kept = (path for path in chapter.glob("figures/[!.]*") if path.suffix in (".png", ".jpg"))
     for figure in sorted(kept):
         name = figure.stem.replace("_", " ")
         source = figure.relative_to(chapter.parent).as_posix()

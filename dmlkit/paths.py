@@ -1,6 +1,8 @@
 """Where the project is, and writing files so that nobody ever reads half of one."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` only if the block succeeds.
 
     Raises:
-        PermissionError: the folder cannot be written to, said in one sentence.
+        PermissionError: the folder cannot be written to, or its disk is full.
+        FileNotFoundError: the folder was taken away meanwhile.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +45,27 @@ def write_atomically(path: Path) -> Iterator[Path]:
         # mkstemp makes files private; results and caches are as readable as any other file.
         temporary.chmod(0o644)
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"{path.parent} was taken away while {path.name} was written; the same command "
+                "makes it again"
+            ) from error
+        if _is_disk_full(path.parent, error):
+            raise PermissionError(
+                f"cannot write to {path.parent} (no space left on its disk); make room, and the "
+                "same command resumes"
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_disk_full(folder: Path, error: Exception) -> bool:
+    """Whether an error in writing to ``folder`` came from the size of its disk."""
+    if getattr(error, "errno", None):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return shutil.disk_usage(folder).free < 2**16  # NumPy and PyTorch do not say
 
 
 def check_writable(folder: Path) -> None:
@@ -52,6 +74,6 @@ def check_writable(folder: Path) -> None:
     Raises:
         PermissionError: they cannot, said in one sentence.
     """
-    with write_atomically(folder / ".writable"):
-        pass
+    with write_atomically(folder / ".writable") as path:
+        path.write_text("yes")  # an empty file fits on a full disk
     (folder / ".writable").unlink(missing_ok=True)

@@ -90,9 +90,20 @@ def _lines(chapter: str, dataset: str, part: str) -> pd.DataFrame:
     """Return the lines to show, in order, with one column of text per metric."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset {dataset!r} is unknown; choose one of {', '.join(DATASETS)}")
-    lines = pd.read_csv(PROJECT_ROOT / "book" / "published.csv", dtype="str", keep_default_na=False)
-    lists = zip(lines["metrics"].str.split(), lines["percent"].str.split(), strict=True)
-    lines = lines.join(pd.DataFrame([dict(zip(*pair, strict=True)) for pair in lists]))
+    path = PROJECT_ROOT / "book" / "published.csv"
+    try:
+        lines = pd.read_csv(path, dtype="str", keep_default_na=False)
+        lists = zip(lines["metrics"].str.split(), lines["percent"].str.split(), strict=True)
+        numbers = pd.DataFrame([dict(zip(*pair, strict=True)) for pair in lists])
+        numbers.astype(float)  # raises for what is none
+        lines = lines.join(numbers)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pandas lets all kinds through where a table is none of ours
+        raise ValueError(
+            f"{path} cannot be read ({error}); correct the line added last: as many percentages as "
+            "metrics, and as many columns as in the first line"
+        ) from error
 
     chapters = lines["chapters"].str.split()
     of_chapter = lines[[chapter in names for names in chapters]]

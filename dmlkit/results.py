@@ -170,7 +170,7 @@ class ChapterResults:
             row = read_row(self._row_path(run))
         except (ValueError, FileNotFoundError):  # an earlier version, or what it shares is gone
             return False
-        return row["code"] == self._code()
+        return row.get("code") == self._code()
 
     def save(
         self,
@@ -264,10 +264,14 @@ class ChapterResults:
         code = self._code()
         stored = {"code": ""}
         if self.parameters["RESUME"] and path.exists():
-            stored = json.loads(path.read_text())
+            with _named(path):
+                stored = json.loads(path.read_text())
+                # Read now, whichever process decides, so that a damaged file is named.
+                stored |= {"code": stored["code"], "made": trials_of(stored)}
+                stored["seconds"] = float(stored["seconds"])
         if first_decides(stored["code"] == code):
             self.search_seconds[method, seed] = stored["seconds"]
-            return trials_of(stored)
+            return stored["made"]
         start = time.perf_counter()
         found = search()
         record = {
@@ -317,6 +321,9 @@ class ChapterResults:
         if (self.parameters["RESUME"] or path in self._made) and path.exists():
             try:
                 stored = torch.load(path, map_location="cpu", weights_only=True)
+                stored = {name: stored[name] for name in ("code", "made")}
+                if not isinstance(stored["code"], str):
+                    raise TypeError("its code is no text")
             except Exception as error:  # torch raises many kinds for half a file
                 # Not made again unasked: it took long, and other files may be damaged too.
                 raise ValueError(
@@ -475,12 +482,34 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
         writable.write_text(json.dumps(stored, separators=(",", ":")))
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in the error of one that is damaged."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(f"{path} cannot be read ({error}); make its run again") from error
+    except Exception as error:  # json, NumPy and zipfile let all kinds through for half a file
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise  # it says so already
+        raise ValueError(
+            f"{path} cannot be read ({error}); delete it, and its run is made again"
+        ) from error
+
+
 def read_row(path: Path) -> dict[str, Any]:
     """Return what ``write_row`` wrote.
 
     Raises:
-        ValueError: it names no parameters, as rows of earlier versions.
+        ValueError: it is damaged, or names no parameters, as rows of earlier versions.
     """
+    with _named(path):
+        return _read_row(path)
+
+
+def _read_row(path: Path) -> dict[str, Any]:
     row = json.loads(path.read_text())
     try:
         shared, made = (_shared(path, row.pop(name)) for name in ("parameters", "made"))
@@ -525,9 +554,14 @@ def _share(row: Path, values: dict[str, Any]) -> str:
 
 def _shared(row: Path, digest: str) -> dict[str, Any]:
     """Return what ``_share`` wrote."""
-    if not re.fullmatch("[0-9a-f]{12}", digest):
+    if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{12}", digest)):
         raise ValueError(f"{row} names {digest!r}, no file of parameters; make its run again")
-    return json.loads((row.parent.parent / "parameters" / f"{digest}.json").read_text())
+    path = row.parent.parent / "parameters" / f"{digest}.json"
+    with _named(path):
+        shared = json.loads(path.read_text())
+        if not isinstance(shared, dict):
+            raise TypeError("it holds no names and values")
+    return shared
 
 
 def is_kept_by_class(metric: str) -> bool:
@@ -561,16 +595,19 @@ def read_scores(path: Path) -> Scores:
     """Return what ``write_scores`` wrote.
 
     Raises:
-        ValueError: it is of an earlier version of the book.
+        ValueError: it is damaged, or of an earlier version of the book.
     """
-    with np.load(path) as stored:
+    with _named(path), np.load(path) as stored:
         if len(stored.files) != 1:
             raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
         shared = stored.files[0]
+        if not re.fullmatch("tested-[0-9a-f]{12}", shared):  # it becomes the name of a file
+            raise ValueError(f"it names {shared!r}")
         values = stored[shared]
-    with np.load(path.parent / f"{shared}.npz") as tested:
-        about = {name: tested[name] for name in ABOUT_LINES}
-    return about | {name: values[name].astype(float) for name in values.dtype.names}
+        metrics = {name: values[name].astype(float) for name in values.dtype.names}
+    beside = path.parent / f"{shared}.npz"
+    with _named(beside), np.load(beside) as tested:
+        return {name: tested[name] for name in ABOUT_LINES} | metrics
 
 
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:

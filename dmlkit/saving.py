@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dmlkit.models import INPUT_CONVENTIONS, EmbeddingHead, EmbeddingModel, Trunk, make_trunk
+from dmlkit.models.weights import fits
 from dmlkit.paths import write_atomically
 
 KIND, VERSION = "dmlkit model", 1
+LARGEST = 10_000  # side of an image, pixels; a file could claim one that fills the memory
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,30 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> Saved
         ValueError: the file holds something else, is damaged, or was written by a newer version.
     """
     stored = read_stored(path, KIND, VERSION, "dmlkit.saving.save_model")
-    about, state = stored.get("about", {}), stored.get("state", {})
-    if stored.get("digest") != _digest(about, state):
-        raise ValueError(f"{path} is damaged: not all is there as it was written; save it again")
+    about, state = stored.get("about"), stored.get("state")
+    is_damaged = f"{path} is damaged: not all is there as it was written; save it again"
+    parts = (about, state, stored.get("note"))
+    if not all(isinstance(part, kind) for part, kind in zip(parts, (dict, dict, str), strict=True)):
+        raise ValueError(is_damaged)
     try:
-        model = _build(about)
-        model.load_state_dict(state)
-    # Such as a trunk that this version does not have, or weights of another network.
+        # Shapes first, of a network without values: a file may claim any size in a few bytes.
+        with torch.device("meta"):
+            wanted = _build(about).state_dict()
+        is_like = state.keys() == wanted.keys()
+        if not is_like or not all(fits(state[name], value) for name, value in wanted.items()):
+            raise ValueError(f"its weights are not those of {about['trunk']}")
+        sizes = {name: about[name] for name in ("image_size", "cache_size", "short_side")}
+        _check_sizes(**sizes)
+        digest = _digest(about, state)
+    # Such as a trunk that this version does not have.
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be used: {error}; update dmlkit") from error
+    if stored.get("digest") != digest:
+        raise ValueError(is_damaged)
+    model = _build(about)
+    model.load_state_dict(state)
     model.to(device).eval()
-    sizes = {name: about[name] for name in ("image_size", "cache_size", "short_side")}
-    return SavedModel(model, about["trunk"], **sizes, note=stored["note"], digest=stored["digest"])
+    return SavedModel(model, about["trunk"], **sizes, note=stored["note"], digest=digest)
 
 
 def write_stored(path: str | Path, stored: dict[str, Any]) -> None:
@@ -165,15 +179,16 @@ def read_stored(path: str | Path, kind: str, version: int, writer: str) -> dict[
             f"{path} cannot be read ({type(error).__name__}): it is damaged, or no file that "
             f"{writer} wrote"
         ) from error
-    if not isinstance(stored, dict) or stored.get("kind") != kind:
+    if not isinstance(stored, dict) or str(stored.get("kind")) != kind:
         raise ValueError(
             f"{path} holds no {kind}; give a file that {writer} wrote (for the state dict of a "
             "network there is WEIGHTS, or make_trunk)"
         )
-    if stored.get("version") not in range(1, version + 1):
+    found = stored.get("version")
+    if not isinstance(found, int) or found not in range(1, version + 1):
         raise ValueError(
-            f"{path} was written by a newer dmlkit (version {stored.get('version')} of the file, "
-            f"up to {version} can be read); update dmlkit"
+            f"{path} was written by a newer dmlkit (version {found} of the file, up to {version} "
+            "can be read); update dmlkit"
         )
     return stored
 
@@ -193,6 +208,12 @@ def _check_kind(model: nn.Module) -> None:
 
 def _check_sizes(image_size: int, cache_size: int, short_side: int) -> None:
     """Raise unless a central square of ``image_size`` can be cut."""
+    sizes = (image_size, cache_size, short_side)
+    if not all(isinstance(size, int) and size <= LARGEST for size in sizes):
+        raise ValueError(
+            f"{image_size=}, {cache_size=} and {short_side=} should be whole numbers of pixels, up "
+            f"to {LARGEST:,}"
+        )
     if image_size < 1 or cache_size < image_size or (short_side and short_side < image_size):
         raise ValueError(
             f"{image_size=} cannot be cut out of {cache_size=} with {short_side=}; they should be "

@@ -181,3 +181,19 @@ def test_an_edit_of_the_notebook_alone_is_not_overwritten(copied_book):
     with pytest.raises(ValueError, match="was edited after"):
         sync_notebooks()
     assert "## My data" in notebook.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["STEPS: [1", "[1, 2]", "STEPS", "STEPS: 2001-02-31", "STEPS: !!python/name:os.system", "\0"],
+)
+def test_a_profile_that_is_no_list_of_parameters_is_refused_by_name(text, copied_book):
+    (copied_book / "profiles" / "smoke.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^smoke\.yaml cannot be read \(.*\); give each param"):
+        chapter_parameters(CHAPTER, "smoke", {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), 10**400])
+def test_what_is_no_number_for_a_computer_is_refused(value):
+    with pytest.raises(ValueError, match="LEARNING_RATE="):
+        chapter_parameters(CHAPTER, "smoke", {"LEARNING_RATE": value})

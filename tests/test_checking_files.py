@@ -129,3 +129,19 @@ def test_missing_files_are_named(folder):
     (folder / "chapter.ipynb").unlink()
     said = tables_said(folder)
     assert [line.split(":")[0] for line in said] == ["runs.csv", "chapter.ipynb"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a,"b\n', b"a,b\n1,2\n"])
+@pytest.mark.parametrize("file", ["runs.csv", "claims.csv", "tables/main.csv"])
+def test_a_table_that_is_none_is_named(folder, file, content):
+    (folder / file).write_bytes(content)
+    assert any(line.startswith(f"{file}: ") for line in tables_said(folder))
+
+
+def test_a_text_that_is_none_and_a_notebook_that_is_none_are_named(folder):
+    (folder / "tables" / "main.md").write_bytes(b"\xff\xfe")
+    for content in ("[1]", '{"cells": 1}', '{"cells": [{"outputs": [2]}]}', "[" * 10**5):
+        (folder / "chapter.ipynb").write_text(content)
+        said = list(check_files(folder, "aviary"))
+        assert len(said) == 2 and said[0].startswith("chapter.ipynb: ")
+        assert said[1].startswith("tables/main.md: cannot be read")

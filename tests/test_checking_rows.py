@@ -151,3 +151,21 @@ def test_the_command_prints_each_problem_and_has_a_status_that_scripts_notice(fo
     a_row(folder).unlink()
     assert cli.main(["check-rows", str(folder)]) == 1
     assert f"{folder.name}/runs: contrastive lacks seed 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": 1}, {"seed": "0"}, {"run_id": None}, {"params": []}], ids=str
+)
+def test_a_row_of_other_types_cannot_be_read(folder, changes):
+    path = a_row(folder)
+    edit(path, **changes)
+    (line,) = check_rows(folder)[0]
+    assert f"{path.name}: cannot be read" in line
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"trials": []}', '{"trials": [{"settings": 1}]}'])
+def test_a_search_that_cannot_be_read_is_named(folder, content):
+    (folder / "searches").mkdir()
+    (folder / "searches" / "contrastive-seed0-0.json").write_text(content)
+    said = check_rows(folder)[0]
+    assert any("searches/contrastive-seed0-0.json: cannot be read" in line for line in said)

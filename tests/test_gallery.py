@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from dmlkit import gallery as module
 from dmlkit.datasets import list_images, read_images
 from dmlkit.evaluation import embed
+from dmlkit.features import CachedTrunk
 from dmlkit.gallery import index_folder, load_gallery, save_gallery
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.saving import SavedModel, load_model, save_model
@@ -33,6 +34,7 @@ class MeanColour(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+        self.trunk, self.head = CachedTrunk(3), EmbeddingHead(3, 3, project=False)
 
     def forward(self, images):
         return normalize(self.scale * images.mean(dim=(2, 3)), dim=1)
@@ -284,3 +286,25 @@ def test_embeddings_are_those_of_the_evaluation(tmp_path, monkeypatch, short_sid
 
     gallery = index_folder(load_model(tmp_path / "model.pt"), tmp_path / "images")
     torch.testing.assert_close(gallery.embeddings, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embeddings": torch.ones(2, 3)},
+        {"embeddings": torch.ones(4, 2)},
+        {"embeddings": torch.ones(1).expand(4, 3)},
+        {"embeddings": torch.full((4, 3), torch.nan)},
+        {"files": [1, 2, 3, 4]},
+        {"states": []},
+        {"folder": "no\0folder"},
+        {"skipped": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_parts_that_do_not_go_together_are_refused(change, model, folder, tmp_path):
+    path = tmp_path / "shelf.gallery"
+    save_gallery(path, index_folder(model, folder))
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(ValueError, match=r"shelf.gallery is damaged: .*; index the folder again"):
+        load_gallery(path, model)

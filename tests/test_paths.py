@@ -1,6 +1,8 @@
 """Paths below the project root, and files that are whole or not there."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,29 @@ def test_a_failure_before_the_first_writing_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, None])
+def test_a_disk_that_fills_up_meanwhile_is_said_in_one_sentence(tmp_path, monkeypatch, code):
+    path = tmp_path / "rows.csv"
+    path.write_text("old")
+    # NumPy says how much it could not write, PyTorch that its writer failed: neither says why.
+    error = OSError(code, os.strerror(code)) if code else RuntimeError("writer failed")
+    usage = shutil._ntuple_diskusage(100, 100, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    message = f"^cannot write to {tmp_path} .no space left on its disk.; make room, and .* resumes$"
+    with pytest.raises(PermissionError, match=message), write_atomically(path):
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["rows.csv"]
+
+
+def test_a_folder_that_is_taken_away_meanwhile_is_said_in_one_sentence(tmp_path):
+    path = tmp_path / "tables" / "rows.csv"
+    message = f"^{path.parent} was taken away while rows.csv was written; .* makes it again$"
+    with pytest.raises(FileNotFoundError, match=message), write_atomically(path):
+        path.parent.rename(tmp_path / "elsewhere")
+    assert not path.parent.exists()
+
+
 def test_success_replaces_the_old_content(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("old")
@@ -71,6 +96,16 @@ def test_success_replaces_the_old_content(tmp_path):
 def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
     check_writable(tmp_path / "results" / "mini")
     assert os.listdir(tmp_path / "results" / "mini") == []
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(PermissionError, match="no space left"):
+        check_writable(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("below", ["", "mini", "mini/02_losses"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from dmlkit import published as module
 from dmlkit.datasets import DATASETS
 from dmlkit.metrics import clustering_metrics, retrieval_metrics
 from dmlkit.paths import PROJECT_ROOT
@@ -236,3 +237,17 @@ def test_wrong_names_are_refused_in_one_sentence():
         caveat("03_norm_softmax", "aviary", "depth")
     with pytest.raises(ValueError, match="these runs are of aviary, not of cars196"):
         beside(our_rows("aviary"), BASELINES, "cars196")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("", "\xff"), ("recall_at_1", "recall_at_1 x"), ("method", "way,")]
+)
+def test_a_line_that_does_not_fit_is_said_to_whom_added_it(old, new, tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    text = (PROJECT_ROOT / "book" / "published.csv").read_text().replace(old, new, 1)
+    (tmp_path / "book" / "published.csv").write_text(text, encoding="latin-1", errors="replace")
+    monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"published\.csv cannot be read .*; correct the line added"
+    ):
+        published("02_baseline_losses", "cub200_2011")

@@ -215,3 +215,22 @@ def test_a_saved_model_says_briefly_what_it_is(saved):
     assert isinstance(found, SavedModel)
     assert repr(found).startswith("SavedModel(trunk='small_convnet', image_size=32, cache_size=32")
     assert len(repr(found)) < 200
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("about", "embedding_dim", 10**9, "weights are not those of small_convnet"),
+        ("about", "image_size", 10**8, "whole numbers of pixels, up to 10,000"),
+        ("about", "image_size", "32", "whole numbers of pixels"),
+        ("state", "head.linear.weight", torch.zeros(1).expand(5, 32), "weights are not those of"),
+        ("state", "head.linear.bias", "text", "weights are not those of"),
+        ("state", "more", torch.zeros(1).expand(10**6, 10**6), "weights are not those of"),
+    ],
+)
+def test_a_file_that_claims_more_than_it_holds_is_refused(saved, part, name, value, message):
+    stored = torch.load(saved, weights_only=True)
+    stored[part][name] = value
+    torch.save(stored, saved)
+    with pytest.raises(ValueError, match=rf"birds.pt cannot be used: .*{message}"):
+        load_model(saved)

@@ -105,15 +105,17 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Return a new array in ``path`` whose room on the disk is taken.
 
     Raises:
-        OSError: the disk is too small; without asking now, a later write would kill the process.
+        PermissionError: the disk is too small; without asking now, a later write would kill the
+            process.
     """
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with path.open("r+b") as file:
-        try:
+    try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            raise OSError(
-                f"{path.parent.parent} has no room for {array.nbytes / 1e9:.1f} GB "
-                f"({error.strerror}); make room, or set DMLKIT_CACHE to a folder on another disk"
-            ) from error
+    except OSError as error:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        raise PermissionError(
+            f"{path.parent.parent} has no room for {size / 1e9:.1f} GB ({error.strerror}); make "
+            "room, or set DMLKIT_CACHE to a folder on another disk"
+        ) from error
     return array

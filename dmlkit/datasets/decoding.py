@@ -7,8 +7,10 @@ which transforms restore the shape where a paper's crop follows it.
 import hashlib
 import inspect
 import io
+import lzma
 import os
 import shutil
+import struct
 import sys
 import zipfile
 import zlib
@@ -27,18 +29,23 @@ from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from dmlkit.datasets.cache import bytes_begun, cache_folder, cached_arrays, is_cached
-from dmlkit.datasets.readers.listing import Listing
+from dmlkit.datasets.readers.listing import Listing, open_archive
 from dmlkit.paths import write_atomically
 
 Result = TypeVar("Result")
 SPARE_BYTES = 1_000_000_000  # of the disk, which a cache leaves free
+LARGEST_MEMBER = 1_000_000_000  # bytes of an image in an archive, where few can stand for many
 # What a file that is no image, or half of one, makes Pillow and zipfile raise.
 UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
+    EOFError,
+    RuntimeError,  # a password, or a method of compression that Python lacks
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     Image.DecompressionBombError,
 )
 
@@ -150,7 +157,10 @@ def read(listing: Listing, row: int) -> bytes:
     """Return the content of one image file."""
     archive, _, member = listing.files[row].rpartition(".zip/")
     if archive:
-        return _open(listing.root / f"{archive}.zip").read(member)
+        opened = _open(listing.root / f"{archive}.zip")
+        if (size := opened.getinfo(member).file_size) > LARGEST_MEMBER:
+            raise ValueError(f"it would be unpacked to {size / 1e9:.1f} GB")
+        return opened.read(member)
     return (listing.root / member).read_bytes()
 
 
@@ -226,10 +236,12 @@ def _size_and_time(root: Path, file: str) -> tuple[int, int] | None:
         if archive:
             info = _open(root / f"{archive}.zip").getinfo(member)
             return info.file_size, info.CRC
+        if "\0" in file:  # a damaged list; no file has such a name
+            return None
         state = os.stat(root / member)
     except (FileNotFoundError, NotADirectoryError, KeyError):
         return None
-    return state.st_size, state.st_mtime_ns
+    return state.st_size, state.st_ctime_ns  # when content changed, which no tool can set back
 
 
 def _open(archive: Path) -> zipfile.ZipFile:
@@ -240,7 +252,7 @@ def _open(archive: Path) -> zipfile.ZipFile:
 @lru_cache(maxsize=8)
 def _opened(archive: Path, changed: int) -> zipfile.ZipFile:
     """Return an archive, opened again after it has changed."""
-    return zipfile.ZipFile(archive)
+    return open_archive(archive)
 
 
 def _member(file: str) -> str:

@@ -31,21 +31,34 @@ def load_weights(network: nn.Module, path: Path, *, freeze_batch_norm: bool) -> 
         ) from error
     wanted = {k: v for k, v in network.state_dict().items() if _is_needed(k, state)}
     for key, value in wanted.items():
-        if key in state and state[key].shape == (1, *value.shape):
+        if isinstance(state.get(key), Tensor) and state[key].shape == (1, *value.shape):
             state[key] = state[key][0]
-    wrong = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
+    wrong = [k for k, v in wanted.items() if not fits(state.get(k), v)]
     if wrong:
         raise ValueError(
             f"{path} holds weights of another network: {len(wrong)} of {len(wanted)} tensors of "
             f"{type(network).__name__} are missing or of another shape, first {wrong[0]}; "
             "set TRUNK to the network the file was made for"
         )
+    state = {key: state[key] for key in wanted}
     if has_folded_batch_norm(state) and not freeze_batch_norm:
         raise ValueError(
             f"the batch norms of {path} are folded into its convolutions, and training their "
             "statistics would destroy the network; set FREEZE_BN=True"
         )
-    network.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    network.load_state_dict(state, strict=False)
+
+
+def fits(found: object, wanted: Tensor) -> bool:
+    """Whether what a file holds is a tensor that can be copied to ``wanted``, of its shape."""
+    return (
+        isinstance(found, Tensor)
+        and found.shape == wanted.shape
+        and found.layout == torch.strided
+        and not (found.is_meta or found.is_complex() or found.is_quantized)
+        # Else a single stored number may stand for as many as would fill the memory.
+        and found.untyped_storage().nbytes() >= found.nbytes
+    )
 
 
 def has_folded_batch_norm(state: dict[str, Tensor]) -> bool:

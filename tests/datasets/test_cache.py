@@ -167,13 +167,27 @@ def test_a_disk_that_is_too_small_is_refused_in_one_sentence_and_left_as_it_was(
     monkeypatch.setattr(os, "posix_fallocate", full)
     shapes = SHAPES | {"large": ((1_500, 10**6), np.uint8)}
     message = rf"^{folder} has no room for 1\.5 GB \(No space left .*\); make room, or set DMLKIT_"
-    with pytest.raises(OSError, match=message) as caught:
+    with pytest.raises(PermissionError, match=message) as caught:
         cached_arrays("x", shapes, never)
     assert "\n" not in str(caught.value)
     assert os.listdir(folder) == ["x.lock"]
     monkeypatch.undo()
     monkeypatch.setenv("DMLKIT_CACHE", str(folder))
     assert cached_arrays("x", SHAPES, fill)["images"].sum() == 84
+
+
+def test_a_disk_that_has_no_room_for_the_head_of_a_file_is_refused_in_one_sentence(
+    monkeypatch, folder
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    with pytest.raises(
+        PermissionError, match=f"^{folder} has no room for .*; make room, or set DMLKIT_"
+    ):
+        cached_arrays("x", SHAPES, never)
+    assert os.listdir(folder) == ["x.lock"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused_in_one_sentence(folder):

@@ -735,6 +735,15 @@ def test_contents_are_read_again_only_where_something_may_have_changed(birds, ro
     assert watched["read"] == 10
 
 
+def test_other_content_of_the_same_size_and_set_back_to_its_time_is_noticed(birds, root):
+    first, path = fingerprint(birds), root / "owl" / "1.png"
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert fingerprint(birds) != first
+
+
 def test_other_images_of_the_same_names_sizes_and_times_are_not_taken_for_these(birds, tmp_path):
     other = shutil.copytree(birds.root, tmp_path / "other")
     change_content(other, None)
@@ -772,3 +781,26 @@ def test_an_archive_whose_content_changed_has_another_fingerprint(tmp_path):
         decoding._opened.cache_clear()  # as another process would find it
         found.add(fingerprint(listing_of(tmp_path, ["all.zip/a.png", "all.zip/b.png"])))
     assert len(found) == 2
+
+
+def test_a_list_that_names_a_broken_archive_or_no_possible_file_is_refused(root):
+    (root / "owls.zip").write_bytes(b"PK\3\4 and nothing more")
+    with pytest.raises(ValueError, match=r"owls\.zip cannot be read .*; download it again"):
+        fingerprint(listing_of(root, ["owls.zip/1.png"]))
+    with pytest.raises(FileNotFoundError, match="1 of 1 listed images are missing"):
+        fingerprint(listing_of(root, ["owl/1\0.png"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(8, 1), (10, 99), (24, 2 * GB), (42, 10**6)],
+    ids=["password", "method", "size", "place"],
+)
+def test_an_image_that_an_archive_cannot_give_is_named(field, value, root):
+    with zipfile.ZipFile(root / "owls.zip", "w") as archive:
+        archive.write(root / "owl" / "1.png", "1.png")
+    data = bytearray((root / "owls.zip").read_bytes())
+    struct.pack_into("<H" if field < 24 else "<I", data, data.index(b"PK\1\2") + field, value)
+    (root / "owls.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"owls\.zip.* cannot be (decoded|read)"):
+        decode(listing_of(root, ["owls.zip/1.png"]), 0, SIZE)

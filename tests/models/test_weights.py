@@ -88,3 +88,21 @@ def test_a_file_that_is_no_state_dict_is_refused_without_running_it(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="not a PyTorch state dict"):
         make_trunk("mobilenet_v2", weights=str(tmp_path / "list.pth"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        None,
+        torch.ones(32, dtype=torch.complex64),
+        torch.ones(32, device="meta"),
+    ],
+    ids=["text", "none", "complex", "without values"],
+)
+def test_what_cannot_become_weights_is_refused(mobilenet, value, tmp_path):
+    torch.save(mobilenet.state_dict() | {"features.0.1.bias": value}, tmp_path / "odd.pth")
+    with pytest.raises(
+        ValueError, match=r"odd\.pth .* 1 of .* tensors .*, first features\.0\.1\.b"
+    ):
+        make_trunk("mobilenet_v2", weights=str(tmp_path / "odd.pth"))

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
+import numpy as np
 from scipy.io import loadmat
 
 from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
@@ -48,7 +50,7 @@ def _original(root: Path) -> tuple[list[str], list[int], list[str]]:
     files, classes, names = _read(
         root / "cars_annos.mat", "relative_im_path", "class", "class_names"
     )
-    return files, [int(number) for number in classes], names
+    return files, classes, names
 
 
 def _torchvision(root: Path) -> tuple[list[str], list[int], list[str]]:
@@ -61,7 +63,7 @@ def _torchvision(root: Path) -> tuple[list[str], list[int], list[str]]:
     for folder, path in annotations.items():
         names, numbers = _read(path, "fname", "class")
         files += [f"{folder}/{name}" for name in names]
-        classes += [int(number) for number in numbers]
+        classes += numbers
     (names,) = _read(root / "devkit" / "cars_meta.mat", "class_names")
     return files, classes, names
 
@@ -75,9 +77,10 @@ def _kaggle(root: Path) -> tuple[list[str], list[int], list[str]]:
     files, classes = [], []
     for part in ("train", "test"):
         for row in csv.reader(read_lines(root / f"anno_{part}.csv")):
-            if not row[-1].isdigit() or not 1 <= int(row[-1]) <= len(names):
+            # By length first: Python refuses to read numbers of thousands of digits.
+            if not re.fullmatch(r"\d{1,18}", row[-1]) or not 1 <= int(row[-1]) <= len(names):
                 raise ValueError(
-                    f"anno_{part}.csv in {root} has the class {row[-1]!r}, but names.csv has "
+                    f"anno_{part}.csv in {root} has the class {row[-1][:40]!r}, but names.csv has "
                     f"{len(names)} names; download both again"
                 )
             classes.append(int(row[-1]))
@@ -88,12 +91,21 @@ def _kaggle(root: Path) -> tuple[list[str], list[int], list[str]]:
 
 
 def _read(path: Path, *columns: str) -> list[list]:
-    """Return columns of the annotations in a .mat file; ``class_names`` are beside them."""
+    """Return columns of the annotations in a .mat file; ``class_names`` are beside them.
+
+    Those called ``class`` are numbers, all others text.
+    """
     try:
         with path.open("rb") as file:
             content = loadmat(file, squeeze_me=True)
         tables = [content if c == "class_names" else content["annotations"] for c in columns]
-        return [table[column].tolist() for table, column in zip(tables, columns, strict=True)]
+        found = {c: np.atleast_1d(t[c]).tolist() for c, t in zip(columns, tables, strict=True)}
+        for column, values in found.items():
+            if column == "class":
+                found[column] = [int(number) for number in values]
+            elif not all(isinstance(value, str) for value in values):
+                raise TypeError(f"{column} holds other things than text")
+        return list(found.values())
     except FileNotFoundError:
         hint = (
             "; its classes are not in devkit/cars_test_annos.mat"

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_pairs
+from dmlkit.datasets.readers.listing import (
+    About,
+    Listing,
+    class_number,
+    find_root,
+    make_listing,
+    read_pairs,
+)
 
 ABOUT = About(
     title="Caltech-UCSD Birds-200-2011 (Wah, Branson, Welinder, Perona and Belongie, 2011)",
@@ -35,15 +42,15 @@ def list_caltech(name: str, about: About, root: Path, last_train: int | None = N
         last_train: number of the last training class; by default the first half of them trains.
     """
     root = find_root(name, about, root)
-    paths = read_pairs(root / "images.txt")
-    classes = read_pairs(root / "image_class_labels.txt")
+    labels, numbers = root / "image_class_labels.txt", root / "classes.txt"
+    paths, classes = read_pairs(root / "images.txt"), read_pairs(labels)
     if paths.keys() != classes.keys():
         raise ValueError(
             f"images.txt and image_class_labels.txt in {root} name different images "
             f"({len(paths):,} and {len(classes):,}); unpack the data set again"
         )
-    names = {int(number): text for number, text in read_pairs(root / "classes.txt").items()}
+    names = {class_number(n, numbers): text for n, text in read_pairs(numbers).items()}
     files = [f"images/{path}" for path in paths.values()]
-    ids = [int(classes[i]) for i in paths]
+    ids = [class_number(classes[i], labels) for i in paths]
     num_train = len(set(ids)) // 2 if last_train is None else sum(i <= last_train for i in set(ids))
     return make_listing(root, files, ids, num_train, names)

@@ -18,7 +18,7 @@ ABOUT = About(
     terms="yours",
 )
 # A path, which may hold spaces, up to its suffix; then a space, a tab or a comma, and the label.
-LINE = re.compile(r"(.+\.[A-Za-z]+)[ \t]*[ \t,][ \t]*(\d+)\b")
+LINE = re.compile(r"(.+\.[A-Za-z]+)[ \t]*[ \t,][ \t]*(\d{1,18})\b")
 
 
 def list_images(root: Path) -> Listing:
@@ -60,7 +60,7 @@ def _read(path: Path) -> list[tuple[str, int]]:
     for number, line in enumerate(read_lines(path), start=1):
         if not (match := LINE.match(line)):
             raise ValueError(
-                f"line {number} of {path} is {line!r}; expected a path and the number of "
+                f"line {number} of {path} is {line[:200]!r}; expected a path and the number of "
                 "its class, like 'images/wren/1.jpg 17', in UTF-8"
             )
         rows.append((match[1], int(match[2])))

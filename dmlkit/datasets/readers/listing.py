@@ -5,6 +5,8 @@ of them need is here: finding the folder, the list itself, its check against the
 """
 
 import json
+import re
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,6 +238,34 @@ def read_pairs(path: Path) -> dict[str, str]:
         raise ValueError(
             f"{path} has a line that is not an id followed by a value; unpack the data set again"
         ) from None
+
+
+def class_number(text: str, path: Path) -> int:
+    """Return the number of a class that ``path`` gives as ``text``.
+
+    Raises:
+        ValueError: it is no number, or one of more than 18 digits.
+    """
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise ValueError(
+            f"{path} has {text[:40]!r} in place of the number of a class; unpack the data set again"
+        )
+    return int(text)
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Return an open zip archive.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is no zip archive, or a damaged one.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile lets all kinds through when an archive is broken
+        raise ValueError(f"{path} cannot be read ({error}); download it again") from error
 
 
 def filter_sizes(listing: Listing, num_classes: int, num_images: int) -> Listing:

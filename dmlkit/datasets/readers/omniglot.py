@@ -1,11 +1,10 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets (Lake et al., Science 2015)."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing
+from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, open_archive
 
 PARTS = ("images_background", "images_evaluation")
 ABOUT = About(
@@ -52,7 +51,7 @@ def _members(root: Path, part: str) -> list[str]:
         return sorted(p.relative_to(root).as_posix() for p in paths if p.name[0] != ".")
     archive = root / f"{part}.zip"
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_archive(archive) as opened:
             # Archives made by macOS hold "._name.png" files that only look like images.
             names = [n for n in opened.namelist() if n.endswith(".png") and "/." not in n]
     except FileNotFoundError:
@@ -60,6 +59,4 @@ def _members(root: Path, part: str) -> list[str]:
             f"{root} has neither {part} nor {part}.zip; run `dmlkit data omniglot` to see where "
             "to get it"
         ) from None
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} cannot be read ({error}); download it again") from error
     return [f"{archive.name}/{name}" for name in sorted(names)]

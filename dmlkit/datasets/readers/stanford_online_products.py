@@ -1,5 +1,6 @@
 """Stanford Online Products: 22,634 products for sale (Oh Song et al., CVPR 2016)."""
 
+import re
 from pathlib import Path
 
 from dmlkit.datasets.readers.listing import About, Listing, find_root, make_listing, read_lines
@@ -25,7 +26,7 @@ def list_images(root: Path) -> Listing:
         for part in ("train", "test")
     )
     rows = train + test
-    if any(len(row) != 4 or not row[1].isdigit() for row in rows):
+    if any(len(row) != 4 or not re.fullmatch(r"\d{1,18}", row[1]) for row in rows):
         raise ValueError(
             f"{root} has a list whose lines are not 'image_id class_id super_class_id path'; "
             "unpack the data set again"

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
 
 from dmlkit.datasets import list_images
 from dmlkit.datasets.readers.cars196 import ABOUT
@@ -169,4 +169,14 @@ def test_the_training_list_alone_is_refused(tmp_path):
     folder = make("kaggle", tmp_path)
     (folder / "anno_test.csv").write_text("")
     with pytest.raises(ValueError, match=r"lists 16 images of 8 classes .* has 32 images of 8"):
+        list_images("cars196", folder)
+
+
+@pytest.mark.parametrize("column", ["class", "relative_im_path"])
+def test_annotations_of_another_type_are_refused(column, tmp_path):
+    folder = make("original", tmp_path)
+    content = loadmat(folder / "cars_annos.mat")
+    content["annotations"][0, 3][column] = np.array([[]])
+    savemat(folder / "cars_annos.mat", {k: v for k, v in content.items() if k[0] != "_"})
+    with pytest.raises(ValueError, match=r"cars_annos\.mat cannot be read .*; download it again"):
         list_images("cars196", folder)

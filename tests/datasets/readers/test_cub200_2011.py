@@ -83,3 +83,13 @@ def test_other_birds_in_the_same_layout_are_refused(tmp_path):
     (other / "generated_tree.json").unlink()
     with pytest.raises(ValueError, match=r"32 images of 8 classes \(all\).*11,788 images of 200"):
         list_images("cub200_2011", other)
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "9" * 5000])
+@pytest.mark.parametrize("file", ["classes.txt", "image_class_labels.txt"])
+def test_what_is_no_number_of_a_class_is_refused(file, number, folder):
+    first, _, rest = (folder / file).read_text().partition("\n")
+    line = f"{number} Bird" if file == "classes.txt" else f"{first.split()[0]} {number}"
+    (folder / file).write_text(f"{line}\n{rest}")
+    with pytest.raises(ValueError, match=f"{file} has .* in place of the number of a class"):
+        list_images("cub200_2011", folder)
