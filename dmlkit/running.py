@@ -7,8 +7,10 @@ finds every run finished, draws its tables, figures and claims.
 
 import base64
 import csv
+import errno
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -203,7 +205,7 @@ def _await(notebooks: list, folder: Path, started: float) -> list[str]:
             done = {future for future in pending if future.done()}
             pending -= done
             failures += [failure for future in done if (failure := _failure_of(future))]
-            rows = [p for p in folder.glob("*/runs/*.json") if p.stat().st_mtime >= started]
+            rows = [p for p in folder.glob("*/runs/[!.]*.json") if p.stat().st_mtime >= started]
             if rows:
                 latest = max(rows, key=lambda p: p.stat().st_mtime).stem.rpartition("-")[0]
                 progress.set_postfix_str(f"{len(rows)} runs, last {latest}", refresh=False)
@@ -220,6 +222,9 @@ def _failure_of(future: Any) -> str | None:
     if error is None:
         return future.result()
     what = future.key.rpartition(" ")[0].strip()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "its folder"
+        return f"{what}: no space is left for {where}; make room, and the same command resumes"
     return f"{what}: {type(error).__name__}: {error}"
 
 
@@ -235,21 +240,25 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
     notebook = read_notebook(chapter_source(chapter))
     folder = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / chapter
     log = folder / "logs" / f"{part or 'chapter'}.log"
-    started = time.time()
+    started = time.monotonic()
     for attempt in (1, 2):
         try:
             executed = _papermill(up_to_runs(notebook) if part else notebook, parameters, log)
         except PapermillExecutionError as error:
+            if taken := re.match(r"\[Errno 2\] [^:]+: '?([^']+)", error.evalue):
+                return f"{chapter}: {taken[1]} was taken away; the same command makes it again"
             if error.ename in WITH_A_SENTENCE:
                 return f"{chapter}: {error.evalue}"
             return f"{chapter}: {error.ename}: {error.evalue} (see {log})"
         except (DeadKernelError, RuntimeError) as error:  # RuntimeError: it never answered
             if attempt == 2:
                 return f"{chapter} {part}: the kernel died twice ({error}); is memory short?"
+            said = f"dmlkit: {chapter} {part}: the kernel died and is started once more"
+            print(" ".join(said.split()), file=sys.stderr, flush=True)
         else:
             break
     if not part:
-        _keep(executed, folder, chapter, parameters, time.time() - started)
+        _keep(executed, folder, chapter, parameters, time.monotonic() - started)
     return None
 
 
@@ -284,6 +293,8 @@ def _papermill(
     with tempfile.TemporaryDirectory(prefix="dmlkit-") as folder, log.open("w") as lines:
         # Kernels that share these folders have been seen to pick each other's ports.
         os.environ["IPYTHONDIR"] = f"{folder}/ipython"
+        # That a kernel died is told by whoever starts it again.
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)
         os.environ["JUPYTER_RUNTIME_DIR"] = f"{folder}/runtime"
         for name, value in KEEP_MEMORY.items():
             os.environ.setdefault(name, value)
@@ -420,13 +431,13 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
     for name in ("WEIGHTS", "SWAV_CHECKPOINT"):
         weights = resolve(every.get(name, "none"))
         if weights.is_file():
-            digest.update(f"{weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
+            digest.update(f"{weights.stat().st_size} {weights.stat().st_ctime_ns}".encode())
     folder, read = resolve(every["RESULTS_DIR"]), chapters_read(every)
-    tables = [path for name in read for path in (folder / name).glob("**/*.csv")]
+    tables = [path for name in read for path in (folder / name).glob("**/[!.]*.csv")]
     claims = folder.parent.glob("*/*/claims.csv") if read else []  # of all profiles
     for path in sorted({*tables, *claims}):
         digest.update(path.read_bytes())
-    kept = (path for name in read for path in (folder / name).glob("[es]*/*"))
+    kept = (path for name in read for path in (folder / name).glob("[es]*/[!.]*"))
     digest.update("".join(sorted(path.name for path in kept)).encode())  # embeddings, searches
     digest.update(_data_stamp(every).encode())
     return digest.hexdigest()[:16]
