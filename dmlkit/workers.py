@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster
 
 from dmlkit.chapters import BOOK
 from dmlkit.paths import PROJECT_ROOT
@@ -48,7 +48,11 @@ def connect(workers: int | None, scheduler: str | None, processes: int = 1) -> I
     if scheduler:
         with _client_of(scheduler) as client:
             _check(client)
-            yield client
+            try:
+                yield client
+            except BaseException:
+                _stop_notebooks(client)
+                raise
         return
     # So that temporary files are gone in the end, whichever process is killed.
     with tempfile.TemporaryDirectory(prefix="dmlkit-", ignore_cleanup_errors=True) as folder:
@@ -68,6 +72,15 @@ def connect(workers: int | None, scheduler: str | None, processes: int = 1) -> I
                 raise
 
 
+def _stop_notebooks(client: Client) -> None:
+    """End what this client has begun, and no more; a running notebook has no other end."""
+    ours = set(client.futures)
+    busy = [worker for worker, keys in client.processing().items() if ours & set(keys)]
+    client.cancel([Future(key, client) for key in ours], force=True)
+    if busy:
+        client.restart_workers(busy, raise_for_error=False)
+
+
 def num_workers(client: Client) -> int:
     """Return how many workers a cluster has."""
     return len(client.scheduler_info(n_workers=-1)["workers"])
@@ -79,6 +92,8 @@ def _cluster(workers: int, folder: str, processes: int) -> SpecCluster:
     of_all = {"nthreads": 1, "memory_limit": 0, "local_directory": folder}
     of_all |= {"dashboard": False, "silence_logs": logging.CRITICAL}
     env = {"TMPDIR": folder}
+    # Any ports: several runners may work on one machine. Nobody elsewhere can reach them.
+    here = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     own = []
     for first in range(0, workers * processes, processes):
         numbers = ",".join(str(n) for n in range(first, first + processes))
@@ -87,7 +102,7 @@ def _cluster(workers: int, folder: str, processes: int) -> SpecCluster:
         workers={
             n: {"cls": Nanny, "options": of_all | {"env": env | own[n]}} for n in range(workers)
         },
-        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+        scheduler={"cls": Scheduler, "options": here},
         silence_logs=logging.CRITICAL,
     )
 

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dmlkit import workers
@@ -25,21 +27,32 @@ def die_once(marker):
     return "done"
 
 
+DASK = [sys.executable, "-m", "dask"]
+
+
+def begin(noted):
+    """Note the number of this process, and go on for long."""
+    Path(noted).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
 @pytest.fixture(scope="module")
-def address():
-    """Return the address of a scheduler with one worker, each a process of its own."""
-    dask = [sys.executable, "-m", "dask"]
-    quiet = {"stderr": subprocess.PIPE, "text": True}
-    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard"], **quiet)
-    told = next(line for line in scheduler.stderr if "Scheduler at" in line)
-    found = re.search(r"tcp://\S+", told)[0]
-    options = ["--nthreads", "2", "--no-dashboard"]
-    worker = subprocess.Popen([*dask, "worker", found, *options], stderr=subprocess.DEVNULL)
-    yield found
-    for process in (worker, scheduler):
+def scheduler():
+    """Return the address of a scheduler in a process of its own."""
+    command = [*DASK, "scheduler", "--port", "0", "--no-dashboard"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        told = next(line for line in process.stderr if "Scheduler at" in line)
+        yield re.search(r"tcp://\S+", told)[0]
         process.terminate()
-        process.wait(20)
-    scheduler.stderr.close()
+
+
+@contextmanager
+def worker_of(scheduler, *, threads=1):
+    """Run a worker of that scheduler in a process of its own."""
+    command = [*DASK, "worker", scheduler, "--nthreads", str(threads), "--no-dashboard"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        yield
+        process.terminate()
 
 
 def test_each_local_worker_has_a_gpu_of_its_own_as_far_as_there_are(monkeypatch):
@@ -88,18 +101,34 @@ def test_an_interrupt_ends_all_workers_at_once():
             os.kill(pid, 0)
 
 
-def test_a_cluster_elsewhere_is_refused_if_workers_would_disturb_each_other(address):
-    with (
-        pytest.raises(ValueError, match="start it with --nthreads 1"),
-        workers.connect(None, address),
-    ):
+def test_a_cluster_elsewhere_is_refused_if_workers_would_disturb_each_other(scheduler):
+    refused = pytest.raises(ValueError, match="start it with --nthreads 1")
+    with worker_of(scheduler, threads=2), refused, workers.connect(None, scheduler):
         pass
 
 
-def test_a_cluster_with_other_code_is_refused(address, copied_book, monkeypatch):
+def test_an_interrupt_ends_what_was_begun_on_a_cluster_elsewhere(scheduler, tmp_path):
+    child = tmp_path / "child"
+    with worker_of(scheduler):
+        with pytest.raises(KeyboardInterrupt), workers.connect(None, scheduler) as client:
+            begun = client.submit(begin, str(child))
+            while not child.exists() or not child.read_text():
+                time.sleep(0.1)
+            raise KeyboardInterrupt
+        del begun
+        pid = int(child.read_text())
+        while psutil.pid_exists(pid):
+            time.sleep(0.1)
+        # The cluster itself goes on.
+        with workers.connect(None, scheduler) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+def test_a_cluster_with_other_code_is_refused(scheduler, copied_book, monkeypatch):
     (copied_book / "01_evaluation.py").write_text("edited")
     monkeypatch.setattr(workers, "BOOK", copied_book)
-    with pytest.raises(ValueError, match="has other code"), workers.connect(None, address):
+    refused = pytest.raises(ValueError, match="has other code")
+    with worker_of(scheduler), refused, workers.connect(None, scheduler):
         pass
 
 
