@@ -102,6 +102,7 @@ from dmlkit.metrics import (
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.plots import set_style
+from dmlkit.processes import of_all
 from dmlkit.results import ChapterResults, read_scores
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed, set_seed
@@ -297,7 +298,7 @@ def train(splits, trunk, seed):
     fitted = fit(
         [model, loss_fn],
         batches,
-        lambda batch: loss_fn(model(batch[0]), batch[1]),
+        lambda batch: loss_fn(of_all(model(batch[0])), of_all(batch[1])),
         Adam([{"params": model.parameters(), "lr": LEARNING_RATE}, own_rate]),
         STEPS,
         precision=PRECISION,
@@ -368,15 +369,17 @@ for seed, method in product(SEEDS, ["frozen_trunk", "norm_softmax"]):
     set_seed(seed, num_threads=NUM_THREADS)
     trunk = new_trunk().to(device)
     frozen, trunk = freeze(splits, trunk, views=CACHED_VIEWS)
-    model, fitted = train(frozen, trunk, seed) if method == "norm_softmax" else (trunk, None)
-    found = evaluate(
-        model, frozen.test, plain_view, device=device, ks=ranks, gallery=frozen.gallery
-    )
-    first = slice(10_000)
-    found.of_the_set.update(
-        score_by_all_protocols(found.embeddings[first], splits.test.labels[first], seed)
-    )
-    results.save(run, splits.test.class_names, found, fit=fitted)
+    with results.attempt(run):
+        model, fitted = train(frozen, trunk, seed) if method == "norm_softmax" else (trunk, None)
+        found = evaluate(
+            model, frozen.test, plain_view, device=device, ks=ranks, gallery=frozen.gallery
+        )
+        first = slice(10_000)
+        found.of_the_set.update(
+            score_by_all_protocols(found.embeddings[first], splits.test.labels[first], seed)
+        )
+        results.save(run, splits.test.class_names, found, fit=fitted)
+results.complete()
 
 # %%
 if PICTURED_SEED not in SEEDS:

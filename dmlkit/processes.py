@@ -42,6 +42,7 @@ def of_all(rows: Tensor, total: int | None = None) -> Tensor:
     if count == 1:
         return rows
     sizes = [len(part) for part in torch.arange(total or count * len(rows)).tensor_split(count)]
+    _Step.has_gathered = True
     # All send as many rows as the first, which has the most.
     padded = rows.new_zeros(sizes[0], *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
@@ -76,7 +77,8 @@ def in_parallel(
 
     Args:
         modules: what learns.
-        compute_loss: scalar loss of a batch, of embeddings that went through ``of_all``.
+        compute_loss: scalar loss of a batch, of embeddings that went through ``of_all``; with
+            several processes it raises RuntimeError if none did.
     """
     if world_size() == 1:
         return compute_loss
@@ -90,6 +92,8 @@ def in_parallel(
 class _Step(nn.Module):
     """The computation of a loss as a module, which is what DistributedDataParallel wraps."""
 
+    has_gathered = False  # in the step under way
+
     def __init__(self, modules: Sequence[nn.Module], compute_loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
@@ -97,7 +101,14 @@ class _Step(nn.Module):
 
     def forward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Return the loss of ``batch``."""
-        return self.compute_loss(batch)
+        _Step.has_gathered = False
+        loss = self.compute_loss(batch)
+        if not _Step.has_gathered:
+            raise RuntimeError(
+                "the loss is of one process's share of the batch alone; let compute_loss take what "
+                "dmlkit.processes.of_all returns of embeddings and labels"
+            )
+        return loss
 
 
 def check_shares(count: int) -> None:

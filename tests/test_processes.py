@@ -114,9 +114,9 @@ def loss_and_gradients(name):
     modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
 
     def compute_loss(batch):
-        embeddings, labels = normalize(model(batch[0])), batch[1]
+        embeddings, labels = normalize(model(batch[0])), of_all(batch[1])
         if name != "ranking":  # a mean over images, each of which is alone with its views
-            embeddings, labels = of_all(embeddings), of_all(labels)
+            embeddings = of_all(embeddings)
         return loss_fn(embeddings, labels)
 
     positions = share_of(torch.arange(16))
@@ -199,6 +199,11 @@ def agreements(folder):
         check_shares(3 - rank())
     except ValueError as error:
         told["refused"] = str(error)
+    alone = nn.Linear(2, 1)
+    try:
+        in_parallel([alone], lambda batch: alone(batch[0]).sum())((torch.ones(1, 2),))
+    except RuntimeError as error:
+        told["ungathered"] = str(error)
     made = results(folder).stage("teacher", 0, "data", lambda: {"made by": rank()})
     again = results(folder).stage("teacher", 0, "data", lambda: {"made by": "nobody"})
     wait_for_all()
@@ -215,6 +220,7 @@ def test_the_first_process_decides_and_writes(of_two):
         assert told["decided"] is True
         assert told["mean"][0] == 0.5 and told["mean"][1].isnan()
         assert told["refused"].startswith("BATCH_SIZE=5 cannot be shared equally by 2 processes")
+        assert told["ungathered"].startswith("the loss is of one process's share of the batch")
         assert told["stages"] == [{"made by": number}, {"made by": 0}]
         assert told["files"] == 1
 
