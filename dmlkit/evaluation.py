@@ -53,10 +53,13 @@ def embed(
     model.eval()
     in_order = torch.arange(len(image_set)).split(batch_size)
     batches = image_batches(image_set, in_order, transform, device)
-    embedded = (model(images).float() for images, _ in batches)
-    return torch.cat(
-        [of_all(rows, len(part)).cpu() for part, rows in zip(in_order, embedded, strict=True)]
-    )
+    embedded = torch.empty(0)
+    for part, (images, _) in zip(in_order, batches, strict=True):
+        rows = of_all(model(images).float(), len(part)).cpu()
+        if not len(embedded):  # its place first: joining all in the end would hold them twice
+            embedded = torch.empty(len(image_set), rows.shape[1])
+        embedded[part] = rows
+    return embedded
 
 
 def evaluate(

@@ -215,10 +215,11 @@ def estimate(
     drawn = np.full(draws, means.mean())
     if shared > 0:
         pull = pulls.mean(axis=1)
-        # A hundred draws at a time: all at once, thousands of classes would take half a gigabyte.
+        # Few enough draws at a time to stay in the processor's cache; the draws are the same.
+        block = max(1, 2**16 // num_classes)
         blocks = [
-            pull[generator.integers(num_classes, size=(100, num_classes))].sum(axis=1)
-            for _ in range(0, draws, 100)
+            pull[generator.integers(num_classes, size=(block, num_classes))].sum(axis=1)
+            for _ in range(0, draws, block)
         ]
         # Resampling gives the shape; its width, that of sqrt(sum of squares), is replaced.
         spread = np.sqrt(shared / (pull**2).sum()) * _width(num_classes) / _width(math.inf)

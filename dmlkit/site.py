@@ -279,6 +279,8 @@ def _copy_benchmarks(source: Path, names: list[str]) -> list[str]:
     """Copy the pages of measured times, which have no titles, and return their names."""
     pages = sorted(BENCHMARKS.glob("*.md"))
     (source / "benchmarks").mkdir()
+    for picture in BENCHMARKS.glob("*.png"):
+        shutil.copy(picture, source / "benchmarks")
     for page in pages:
         text = _with_links_to_pages(page.read_text(), page.parent, names, up="../")
         title = page.stem.replace("_", " ").capitalize()

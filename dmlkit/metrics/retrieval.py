@@ -189,6 +189,7 @@ def _rank_nearest(
         is_settled[span] = is_sure
     unsettled = (~is_settled).nonzero().squeeze(1)
     if len(unsettled):
+        del buffer, scores, found  # or these would be held beside those of the exact ranking
         exact = _rank_all(
             ranker, queries[unsettled], relevant[unsettled], ks, num_neighbours, memory
         )
@@ -207,22 +208,30 @@ def _rank_all(
     memory: int,
 ) -> _Ranked:
     """Rank the whole gallery, in float64."""
-    chunks, neighbours, curves = [], [], []
     size = max(1, memory // (64 * (ranker.num_gallery + int(relevant.max()))))
-    for rows, wanted in zip(queries.split(size), relevant.split(size), strict=True):
-        key, is_match = ranker.keys(rows)
-        neighbours.append(key.topk(num_neighbours, dim=1).indices)
+    device = queries.device
+    # As in ``_rank_nearest``, whatever outlives a chunk has its place before the first one.
+    names = [*(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r", "average_precision"]
+    per_query = {name: torch.empty(len(queries), device=device) for name in names}
+    neighbours = torch.empty(len(queries), num_neighbours, dtype=torch.int64, device=device)
+    curves = torch.empty(len(queries), RECALL_LEVELS, device=device)
+    for start in range(0, len(queries), size):
+        span = slice(start, start + size)
+        wanted = relevant[span]
+        key, is_match = ranker.keys(queries[span])
+        neighbours[span] = key.topk(num_neighbours, dim=1).indices
         ranks = ranks_of_matches(key, is_match)  # (B, R)
-        number = torch.arange(1, ranks.shape[1] + 1, device=rows.device)
+        number = torch.arange(1, ranks.shape[1] + 1, device=device)
         is_hit, rank = ranks > 0, ranks.clamp_min(1)
-        chunks.append(_metrics(is_hit, number, rank, ranks[:, 0], wanted, ks))
+        metrics = _metrics(is_hit, number, rank, ranks[:, 0], wanted, ks)
+        for name, values in per_query.items():
+            values[span] = metrics[name]
         # The interpolated precision at a recall is the best precision there or at a higher one.
         best = (is_hit * number / rank).flip(1).cummax(dim=1).values.flip(1)
-        level = torch.arange(RECALL_LEVELS, device=rows.device)
+        level = torch.arange(RECALL_LEVELS, device=device)
         place = (level * wanted[:, None] + RECALL_LEVELS - 2) // (RECALL_LEVELS - 1)
-        curves.append(best.gather(1, place.clamp_min(1) - 1))
-    per_query = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    return _Ranked(per_query, torch.cat(neighbours), torch.cat(curves))
+        curves[span] = best.gather(1, place.clamp_min(1) - 1)
+    return _Ranked(per_query, neighbours, curves)
 
 
 def _metrics(
