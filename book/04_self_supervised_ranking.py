@@ -142,7 +142,7 @@ from dmlkit.plots import (
     set_style,
     spread_queries,
 )
-from dmlkit.processes import of_all, share_of
+from dmlkit.processes import of_all, world_size
 from dmlkit.published import beside, caveat
 from dmlkit.ranked_views import (
     CachedRankedViews,
@@ -415,6 +415,11 @@ def total_loss(model, auxiliary, metric_loss, settings, seed):
     )
     make_views, one_view = new_views(settings, seed), RandomView(seed=derive_seed(seed, "one view"))
     dice = torch.Generator().manual_seed(derive_seed(seed, "task"))
+    if settings["RANKED_IMAGES"] % world_size():
+        raise ValueError(
+            f"RANKED_IMAGES={settings['RANKED_IMAGES']} cannot be shared equally by {world_size()} "
+            "processes; use a multiple of their number"
+        )
     reused = REUSE_FEATURES and not CACHED_VIEWS and settings["TASK"] == "ranking"
 
     def compute_loss(batch):
@@ -424,7 +429,7 @@ def total_loss(model, auxiliary, metric_loss, settings, seed):
         is_due = torch.rand((), generator=dice) < settings["TASK_CHANCE"]
         if settings["TASK"] == "none" or not is_due:
             return metric_loss(of_all(model(plain)), of_all(labels))
-        count = len(share_of(torch.arange(settings["RANKED_IMAGES"])))  # of this process
+        count = settings["RANKED_IMAGES"] // world_size()  # of this process
         chosen = torch.randperm(size, generator=dice)[:count]
         views = make_views(images[chosen])  # (M, 1 + N, ...)
         if reused or settings["TASK"] == "positives":

@@ -7,11 +7,14 @@ process would find. ``dmlkit.torchrun`` starts them.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -42,7 +45,7 @@ def of_all(rows: Tensor, total: int | None = None) -> Tensor:
     if count == 1:
         return rows
     sizes = [len(part) for part in torch.arange(total or count * len(rows)).tensor_split(count)]
-    _Step.has_gathered = True
+    _Step.has_gathered |= rows.is_floating_point()
     # All send as many rows as the first, which has the most.
     padded = rows.new_zeros(sizes[0], *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
@@ -122,8 +125,8 @@ def check_shares(count: int) -> None:
         dist.all_gather_object(counts, count)
         if len(set(counts)) > 1:
             raise ValueError(
-                f"BATCH_SIZE={sum(counts)} cannot be shared equally by {world_size()} processes; "
-                "use a multiple of their number"
+                f"batches of {sum(counts)} images cannot be shared equally by {world_size()} "
+                "processes; let BATCH_SIZE be a multiple of their number"
             )
 
 
@@ -136,13 +139,24 @@ def mean_of_all(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-def first_decides(decision: bool) -> bool:
-    """Return what the first process decided, so that all do the same whatever they saw."""
+def of_first(value: Value) -> Value:
+    """Return what the first process gives, so that all go on alike whatever they saw or found."""
     if world_size() == 1:
-        return decision
-    told = [decision]
+        return value
+    told = [value]
     dist.broadcast_object_list(told)
     return told[0]
+
+
+def share_buffers(modules: Sequence[nn.Module]) -> None:
+    """Give all processes the buffers of the first, such as running statistics of batch norms.
+
+    On CPUs each batch norm sees its process's share of a batch alone; on GPUs, the whole.
+    """
+    if world_size() > 1:
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
 
 def wait_for_all() -> None:

@@ -32,7 +32,7 @@ from dmlkit.evaluation import Evaluation
 from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import ABOUT_LINES, Scores, class_means
 from dmlkit.paths import check_writable, resolve, write_atomically
-from dmlkit.processes import first_decides, rank, wait_for_all, world_size
+from dmlkit.processes import of_first, rank, wait_for_all, world_size
 from dmlkit.provenance import commit, peak_mib, versions
 from dmlkit.search import Trial
 from dmlkit.training import Fit
@@ -158,7 +158,7 @@ class ChapterResults:
         Embeddings are not committed, so those of the replicate that the figures show may be missing
         where its row is present; then it is not finished.
         """
-        return first_decides(self._is_finished(run))
+        return of_first(rank() == 0 and self._is_finished(run))
 
     def _is_finished(self, run: Run) -> bool:
         if not self.parameters["RESUME"] or not self._row_path(run).exists():
@@ -263,17 +263,17 @@ class ChapterResults:
         path = self.folder / "searches" / f"{run.run_id}.json"
         code = self._code()
         stored = {"code": ""}
-        if self.parameters["RESUME"] and path.exists():
+        if rank() == 0 and self.parameters["RESUME"] and path.exists():
             with _named(path):
                 stored = json.loads(path.read_text())
-                # Read now, whichever process decides, so that a damaged file is named.
                 stored |= {"code": stored["code"], "made": trials_of(stored)}
                 stored["seconds"] = float(stored["seconds"])
-        if first_decides(stored["code"] == code):
+        stored = of_first(stored)
+        if stored["code"] == code:
             self.search_seconds[method, seed] = stored["seconds"]
             return stored["made"]
         start = time.perf_counter()
-        found = search()
+        found = of_first(search())
         record = {
             "method": method,
             "seed": seed,
@@ -318,7 +318,7 @@ class ChapterResults:
         code = self._code()
         stored = {"code": ""}
         # Without RESUME too it takes what it made itself, or the students of a teacher had many.
-        if (self.parameters["RESUME"] or path in self._made) and path.exists():
+        if rank() == 0 and (self.parameters["RESUME"] or path in self._made) and path.exists():
             try:
                 stored = torch.load(path, map_location="cpu", weights_only=True)
                 stored = {name: stored[name] for name in ("code", "made")}
@@ -329,9 +329,10 @@ class ChapterResults:
                 raise ValueError(
                     f"{path} cannot be read ({type(error).__name__}); delete it to make it again"
                 ) from error
-        if first_decides(stored["code"] == code):
+        stored = of_first(stored)
+        if stored["code"] == code:
             return stored["made"]
-        made = make()
+        made = of_first(make())
         if rank() == 0:
             with write_atomically(path) as writable:
                 torch.save({"code": code, "made": made}, writable)
@@ -350,10 +351,12 @@ class ChapterResults:
             yield
         except FloatingPointError as error:
             self._failures.append(str(error))
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             named = ", ".join(f"{run.method}, seed {run.seed}" for run in runs)
-            self._failures.append(f"{named}: the GPU has too little memory; lower BATCH_SIZE")
-            torch.cuda.empty_cache()
+            said = f"{named}: the GPU has too little memory; lower BATCH_SIZE"
+            if world_size() > 1:  # the others wait for this process, whose memory alone is short
+                raise torch.OutOfMemoryError(said) from error
+            self._failures.append(said)
 
     def complete(self) -> None:
         """Raise if one of the runs that were attempted has failed.

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
 # By default glibc gives large freed blocks back to the system, which clears each page of the next
 # ones: of a training step on a CPU that takes about half. Other C libraries ignore these.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# What kernels get from whoever called the runner, since Dask gives its workers values of its own.
+OF_THE_CALLER = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED"),
+    *KEEP_MEMORY,
+)
 # Errors of the package, whose message says what to do.
 WITH_A_SENTENCE = (
     *("ValueError", "FileNotFoundError", "PermissionError", "FloatingPointError"),
@@ -150,11 +156,14 @@ def _run_plan(
     started = time.time()
     with connect(workers, scheduler, processes) as client:
         several = num_workers(client) > 1
+        environment = {name: os.environ.get(name, KEEP_MEMORY.get(name)) for name in OF_THE_CALLER}
 
         def submit(chapter: str, parameters: dict, part: str, rows: list, read: list) -> Any:
             key = f"{chapter} {part} {started}"
-            how = (chapter, parameters, part, processes)
-            return client.submit(_execute_after, rows, read, *how, key=key)
+            how = (chapter, parameters, part, processes, environment)
+            # A chapter is drawn as soon as it can be.
+            priority = 0 if part else 1
+            return client.submit(_execute_after, rows, read, *how, key=key, priority=priority)
 
         rows: dict[str, list] = {}
         for chapter, parameters in every.items():
@@ -174,7 +183,7 @@ def _run_plan(
             parameters = plan[chapter] | ({"RESUME": True} if rows[chapter] else {})
             read = [whole[name] for name in chapters_read(every[chapter]) if name in whole]
             whole[chapter] = submit(chapter, parameters, "", rows[chapter], read)
-        return _await([*sum(rows.values(), []), *whole.values()], folder, started)
+        return _await([*sum(rows.values(), []), *whole.values()], folder, started, client)
 
 
 def _execute_after(
@@ -184,24 +193,38 @@ def _execute_after(
     parameters: dict,
     part: str,
     processes: int,
+    environment: dict[str, str | None],
 ) -> str | None:
     """Execute a chapter once its rows are filled, if they are, and what it reads is executed."""
     if any(rows):
         return None
-    if part and processes > 1:
-        return fill_by_torchrun(chapter, parameters, part, processes)
-    return execute(chapter, parameters, part)
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    try:
+        if part and processes > 1:
+            return fill_by_torchrun(chapter, parameters, part, processes)
+        return execute(chapter, parameters, part)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return f"{chapter} {part}: {type(error).__name__}: {error}"
+        where = error.filename or "its folder"
+        return f"{chapter}: no space is left for {where}; make room, and the same command resumes"
 
 
-def _await(notebooks: list, folder: Path, started: float) -> list[str]:
+def _await(notebooks: list, folder: Path, started: float, client: Any) -> list[str]:
     """Wait for notebooks, showing finished runs, and return failures."""
     from distributed import wait
+
+    from dmlkit.workers import check_alive
 
     failures, pending = [], set(notebooks)
     with tqdm(total=len(notebooks), unit=" notebooks", ascii=True, mininterval=0) as progress:
         while pending:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, CancelledError):
                 wait(pending, timeout=1, return_when="FIRST_COMPLETED")
+            check_alive(client)
             done = {future for future in pending if future.done()}
             pending -= done
             failures += [failure for future in done if (failure := _failure_of(future))]
@@ -218,13 +241,12 @@ def _await(notebooks: list, folder: Path, started: float) -> list[str]:
 
 def _failure_of(future: Any) -> str | None:
     """Return the sentence of a notebook that failed; one whose worker was lost has none itself."""
+    if future.cancelled():
+        raise OSError("the Dask scheduler is gone; the same command resumes")
     error = future.exception()
     if error is None:
         return future.result()
     what = future.key.rpartition(" ")[0].strip()
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or "its folder"
-        return f"{what}: no space is left for {where}; make room, and the same command resumes"
     return f"{what}: {type(error).__name__}: {error}"
 
 
@@ -239,13 +261,15 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
     """
     notebook = read_notebook(chapter_source(chapter))
     folder = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / chapter
-    log = folder / "logs" / f"{part or 'chapter'}.log"
+    log = _log_of(chapter, parameters, part)
     started = time.monotonic()
     for attempt in (1, 2):
         try:
             executed = _papermill(up_to_runs(notebook) if part else notebook, parameters, log)
         except PapermillExecutionError as error:
-            if taken := re.match(r"\[Errno 2\] [^:]+: '?([^']+)", error.evalue):
+            taken = re.match(r"\[Errno 2\] [^:]+: '?([^']+)", error.evalue)
+            ours = (str(folder), os.environ.get("DMLKIT_CACHE", str(PROJECT_ROOT / ".cache")))
+            if taken and taken[1].startswith(ours):
                 return f"{chapter}: {taken[1]} was taken away; the same command makes it again"
             if error.ename in WITH_A_SENTENCE:
                 return f"{chapter}: {error.evalue}"
@@ -265,42 +289,56 @@ def execute(chapter: str, parameters: dict[str, Any], part: str = "") -> str | N
 def fill_by_torchrun(
     chapter: str, parameters: dict[str, Any], part: str, processes: int
 ) -> str | None:
-    """Fill the rows of a part of the replicates with several processes, and return the failure."""
-    log = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / f"{chapter}/logs/{part}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Fill the rows of a part of the replicates with several processes, and return the failure.
+
+    Once more if they ended without a word, as a kernel that dies is started again.
+    """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", str(processes), "-m", "dmlkit.torchrun"]
-    environment = KEEP_MEMORY | os.environ | {"DMLKIT_STARTED_BY": str(os.getpid())}
-    with log.open("w") as lines:
-        ended = subprocess.run(
-            [*torchrun, chapter, json.dumps(parameters)],
-            stdout=lines,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=PROJECT_ROOT,
-        )
-    if not ended.returncode:
-        return None
-    said = re.findall(r"^dmlkit: (.+)$", log.read_text(), re.MULTILINE)
-    return said[0] if said else f"{chapter}: torchrun ended with {ended.returncode} (see {log})"
+    environment = os.environ | {"DMLKIT_STARTED_BY": str(os.getpid())}
+    log = _log_of(chapter, parameters, part)
+    for _ in range(2):
+        with log.open("w") as lines:
+            lines.write(_heading(parameters))
+            lines.flush()
+            ended = subprocess.run(
+                [*torchrun, chapter, json.dumps(parameters)],
+                stdout=lines,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=PROJECT_ROOT,
+            )
+        if not ended.returncode:
+            return None
+        if said := re.findall(r"^dmlkit: (.+)$", log.read_text(), re.MULTILINE):
+            return said[0]
+    return f"{chapter}: torchrun ended with {ended.returncode} twice (see {log})"
+
+
+def _log_of(chapter: str, parameters: dict[str, Any], part: str) -> Path:
+    """Return the log of a chapter or of a part of its replicates, whose folder is made."""
+    folder = resolve(all_parameters(chapter, parameters)["RESULTS_DIR"]) / chapter / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{part or 'chapter'}.log"
+
+
+def _heading(parameters: dict[str, Any]) -> str:
+    return f"{time.strftime('%F %T')} {platform.node()} {json.dumps(parameters)}\n"
 
 
 def _papermill(
     notebook: nbformat.NotebookNode, parameters: dict, log: Path
 ) -> nbformat.NotebookNode:
     """Execute ``notebook`` with papermill in folders of its own; what its cells print is logged."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dmlkit-") as folder, log.open("w") as lines:
         # Kernels that share these folders have been seen to pick each other's ports.
         os.environ["IPYTHONDIR"] = f"{folder}/ipython"
         # That a kernel died is told by whoever starts it again.
         logging.getLogger("papermill").setLevel(logging.CRITICAL)
         os.environ["JUPYTER_RUNTIME_DIR"] = f"{folder}/runtime"
-        for name, value in KEEP_MEMORY.items():
-            os.environ.setdefault(name, value)
         source, output = f"{folder}/source.ipynb", f"{folder}/output.ipynb"
         nbformat.write(notebook, source)
-        lines.write(f"{time.strftime('%F %T')} {platform.node()} {json.dumps(parameters)}\n")
+        lines.write(_heading(parameters))
         try:
             return papermill.execute_notebook(
                 source,

@@ -26,7 +26,7 @@ from dmlkit.losses import (
 )
 from dmlkit.miners import Pairs, all_pairs
 from dmlkit.models import FeatureBasis, class_means
-from dmlkit.processes import of_all
+from dmlkit.processes import of_all, of_first
 from dmlkit.pseudo_labels import agreement, cluster, mine_by_similarity
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.seeding import derive_seed
@@ -283,7 +283,8 @@ def self_train(
             model.load_state_dict(fitted.best_states[0])
         own_seed = derive_seed(seed, "round", number)
         embeddings = embed(model, pool, plain_view, device=device)
-        labels = relabel(cluster(embeddings, settings.num_clusters, seed=own_seed).labels)
+        clusters = cluster(embeddings, settings.num_clusters, seed=own_seed).labels
+        labels = of_first(relabel(clusters))
         found = agreement(labels, pool.labels)
         told.append(found | {"clusters": int(labels.max()) + 1})
         torch.manual_seed(own_seed)  # of the basis, whatever was drawn before

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmlkit.batches import Batch
-from dmlkit.processes import check_shares, in_parallel, mean_of_all, rank, world_size
+from dmlkit.processes import (
+    check_shares,
+    in_parallel,
+    mean_of_all,
+    of_first,
+    rank,
+    share_buffers,
+    world_size,
+)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -127,19 +135,20 @@ def fit(
         images_seen += len(batch[1]) * world_size()
 
         if step % measure_every == 0 or step == steps:
+            share_buffers(modules)
             loss = _mean(losses, labels, step, description)
             entry = {"step": step, "images_seen": images_seen, "loss": loss}
             losses, labels = [], []
             score = step  # without validation the last step is the best
             if validate is not None:
-                metrics = validate()
+                metrics = of_first(validate())
                 _train_mode(modules)
                 entry |= {f"validation_{name}": value for name, value in metrics.items()}
                 score = metrics[select_by]
             if keep_step:
                 score = float(step == keep_step)
             if observe is not None:
-                entry |= {f"test_{name}": value for name, value in observe().items()}
+                entry |= {f"test_{name}": value for name, value in of_first(observe()).items()}
                 _train_mode(modules)
             result.history.append(entry)
             if score > best_score:

@@ -2,13 +2,12 @@
 
 import hashlib
 import logging
-import multiprocessing
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster
 
@@ -25,9 +24,14 @@ def local_workers(*, wants_gpu: bool, threads: int, processes: int = 1) -> int:
         wants_gpu: one per GPU, if there are any.
         threads: else, one per so many cores.
         processes: each of which takes so many GPUs, or so many times these cores.
+
+    Raises:
+        ValueError: fewer GPUs than processes.
     """
-    units = (_num_gpus() if wants_gpu else 0) or (os.cpu_count() or 1) // threads
-    return max(1, units // processes)
+    gpus = len(_gpus()) if wants_gpu else 0
+    if 0 < gpus < processes:
+        raise ValueError(f"{processes} processes per run need as many GPUs; here are {gpus}")
+    return max(1, (gpus or (os.cpu_count() or 1) // threads) // processes)
 
 
 @contextmanager
@@ -47,11 +51,12 @@ def connect(workers: int | None, scheduler: str | None, processes: int = 1) -> I
     """
     if scheduler:
         with _client_of(scheduler) as client:
-            _check(client)
+            _check(client, processes)
             try:
                 yield client
             except BaseException:
-                _stop_notebooks(client)
+                with suppress(Exception):  # of a cluster that is gone; the first error counts
+                    _stop_notebooks(client)
                 raise
         return
     # So that temporary files are gone in the end, whichever process is killed.
@@ -67,18 +72,39 @@ def connect(workers: int | None, scheduler: str | None, processes: int = 1) -> I
                 # is tried again. Rows are whole or absent, and kernels follow what made them.
                 for nanny in cluster.workers.values():
                     nanny.auto_restart = False
-                for process in multiprocessing.active_children():
-                    process.kill()
+                    if nanny.process and nanny.process.process:
+                        nanny.process.process.kill()
                 raise
 
 
 def _stop_notebooks(client: Client) -> None:
     """End what this client has begun, and no more; a running notebook has no other end."""
-    ours = set(client.futures)
-    busy = [worker for worker, keys in client.processing().items() if ours & set(keys)]
-    client.cancel([Future(key, client) for key in ours], force=True)
+    ours = [Future(key, client) for key in client.futures]
+    busy = [worker for worker, stacks in client.call_stack(ours).items() if stacks]
+    client.cancel(ours, force=True)
     if busy:
         client.restart_workers(busy, raise_for_error=False)
+
+
+def check_alive(client: Client) -> None:
+    """Raise if the cluster is gone, in which notebooks would be waited for without end.
+
+    Raises:
+        OSError: the scheduler does not answer, or has had no worker for a while.
+    """
+    address = client.scheduler.address if client.scheduler else "its address"
+    if client.status not in ("running", "connecting"):
+        raise OSError(f"the Dask scheduler at {address} is gone; the same command resumes")
+    with suppress(OSError, TimeoutError):
+        if num_workers(client):
+            return
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except OSError as error:
+        raise OSError(
+            f"the Dask scheduler at {address} has no workers any more; start some, and the same "
+            "command resumes"
+        ) from error
 
 
 def num_workers(client: Client) -> int:
@@ -88,16 +114,18 @@ def num_workers(client: Client) -> int:
 
 def _cluster(workers: int, folder: str, processes: int) -> SpecCluster:
     """Return a cluster of processes with one thread each, no limit of memory and no web page."""
-    gpus = _num_gpus()
+    gpus = _gpus()
     of_all = {"nthreads": 1, "memory_limit": 0, "local_directory": folder}
-    of_all |= {"dashboard": False, "silence_logs": logging.CRITICAL}
+    of_all |= {"silence_logs": logging.CRITICAL}
     env = {"TMPDIR": folder}
-    # Any ports: several runners may work on one machine. Nobody elsewhere can reach them.
+    # Any ports: several runners may work on one machine. And only this one: whoever reaches a
+    # worker can let it execute code.
     here = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    of_all |= here
     own = []
     for first in range(0, workers * processes, processes):
-        numbers = ",".join(str(n) for n in range(first, first + processes))
-        own.append({"CUDA_VISIBLE_DEVICES": numbers} if first + processes <= gpus else {})
+        taken = gpus[first : first + processes]
+        own.append({"CUDA_VISIBLE_DEVICES": ",".join(taken)} if len(taken) == processes else {})
     return SpecCluster(
         workers={
             n: {"cls": Nanny, "options": of_all | {"env": env | own[n]}} for n in range(workers)
@@ -107,12 +135,14 @@ def _cluster(workers: int, folder: str, processes: int) -> SpecCluster:
     )
 
 
-def _num_gpus() -> int:
-    """Return the number of GPUs, asking the driver's tool: importing torch takes seconds."""
+def _gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use, without importing torch."""
     if not shutil.which("nvidia-smi"):
-        return 0
+        return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    mine = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return [name for name in mine.split(",") if name] if count else []
 
 
 def _client_of(scheduler: str) -> Client:
@@ -127,7 +157,7 @@ def _client_of(scheduler: str) -> Client:
     return client
 
 
-def _check(client: Client) -> None:
+def _check(client: Client, processes: int) -> None:
     """Raise if workers would make other numbers than this process, or disturb each other."""
     ours = digest_of_code()
     workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -141,6 +171,16 @@ def _check(client: Client) -> None:
             raise ValueError(
                 f"the worker {address} would run several notebooks in one process; start it with "
                 "--nthreads 1, and further ones with --nworkers"
+            )
+        if not workers[address].get("nanny"):
+            raise ValueError(
+                f"the worker {address} has no nanny, which ends notebooks; start it with one"
+            )
+    for address, theirs in client.run(_gpus).items():
+        if 0 < len(theirs) < processes:
+            raise ValueError(
+                f"{processes} processes per run need as many GPUs; the worker {address} has "
+                f"{len(theirs)}"
             )
 
 

@@ -1,7 +1,9 @@
 """Two processes that share a run find what one finds. See also test_torchrun."""
 
 import math
+import os
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,21 +15,24 @@ from dmlkit import losses
 from dmlkit.batches import image_batches
 from dmlkit.chapters import parameter_defaults
 from dmlkit.datasets import ImageSet
+from dmlkit.datasets.cache import cached_arrays
 from dmlkit.evaluation import embed
 from dmlkit.losses.swav import EmbeddingQueue
 from dmlkit.miners import multi_similarity_miner
 from dmlkit.processes import (
     check_shares,
-    first_decides,
     in_parallel,
     mean_of_all,
     of_all,
+    of_first,
     rank,
+    share_buffers,
     share_of,
     wait_for_all,
 )
 from dmlkit.results import ChapterResults
 from dmlkit.samplers import MPerClassSampler, RandomSampler
+from dmlkit.search import Trial
 from dmlkit.seeding import generator_of_images
 from dmlkit.training import fit
 from tests.losses.test_every_loss import LABELS, LOSSES, build
@@ -61,7 +66,7 @@ def _one_of_two(number, folder):
         "losses": {name: loss_and_gradients(name) for name in [*LOSSES, *OTHERS]},
         "trained": {still_steps: trained(still_steps) for still_steps in (0, 2)},
         "seen": seen(),
-        "agreements": agreements(folder / "results"),
+        "agreements": agreements(folder),
     }
     torch.save(found, folder / f"{number}.pt")
     dist.destroy_process_group()
@@ -115,9 +120,9 @@ def loss_and_gradients(name):
 
     def compute_loss(batch):
         embeddings, labels = normalize(model(batch[0])), of_all(batch[1])
-        if name != "ranking":  # a mean over images, each of which is alone with its views
-            embeddings = of_all(embeddings)
-        return loss_fn(embeddings, labels)
+        gathered = of_all(embeddings)
+        # A mean over images, each of which is alone with its views, needs no others.
+        return loss_fn(embeddings if name == "ranking" else gathered, labels)
 
     positions = share_of(torch.arange(16))
     loss_of = in_parallel(modules, compute_loss)
@@ -191,9 +196,31 @@ def test_processes_see_different_images_and_together_those_of_one(of_two):
     assert not torch.equal(second["draws"], alone["draws"])
 
 
+def draw(arrays):
+    arrays["drawn"][:] = torch.rand(3, generator=generator_of_images(1)).numpy()
+
+
 def agreements(folder):
     """Return what processes tell each other that saw different things."""
-    told = {"decided": first_decides(rank() == 0)}
+    os.environ["DMLKIT_CACHE"] = str(folder / "cache")
+    folder = folder / "results"
+    told = {"decided": of_first(rank() == 0), "value": of_first({"rank": rank()})}
+    norm = nn.BatchNorm1d(2)
+    norm(torch.full((3, 2), float(rank() + 1)))
+    share_buffers([norm])
+    told["running_mean"] = norm.running_mean
+    results_of = results(folder)
+    search = lambda: [Trial({"rank": rank()}, {1: 0.5})]  # noqa: E731
+    trials = [results_of.trials("margin", 0, "data", search) for _ in range(2)]
+    told["trials"] = [trial.settings for found in trials for trial in found]
+    cached = cached_arrays("shared", {"drawn": ((3,), np.float32)}, draw)["drawn"]
+    told["cached"] = cached.clone()
+    run = results_of.run("margin", 0, "data")
+    try:
+        with results_of.attempt(run):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    except torch.OutOfMemoryError as error:
+        told["memory"] = str(error)
     told["mean"] = mean_of_all(torch.tensor([float(rank()), math.nan if rank() else 0.0]))
     try:
         check_shares(3 - rank())
@@ -216,21 +243,25 @@ def results(folder):
 
 
 def test_the_first_process_decides_and_writes(of_two):
-    for number, told in enumerate(found["agreements"] for found in of_two):
-        assert told["decided"] is True
+    for told in (found["agreements"] for found in of_two):
+        assert told["decided"] is True and told["value"] == {"rank": 0}
+        assert told["running_mean"].tolist() == pytest.approx([0.1, 0.1])
+        assert told["trials"] == [{"rank": 0}] * 2
+        assert torch.equal(told["cached"], torch.rand(3, generator=generator_of_images(1)))
+        assert told["memory"].startswith("margin, seed 0: the GPU has too little memory")
         assert told["mean"][0] == 0.5 and told["mean"][1].isnan()
-        assert told["refused"].startswith("BATCH_SIZE=5 cannot be shared equally by 2 processes")
+        assert told["refused"].startswith("batches of 5 images cannot be shared equally by 2")
         assert told["ungathered"].startswith("the loss is of one process's share of the batch")
-        assert told["stages"] == [{"made by": number}, {"made by": 0}]
+        assert told["stages"] == [{"made by": 0}] * 2
         assert told["files"] == 1
 
 
 def test_one_process_needs_no_other():
     rows = torch.arange(6.0)
     compute = object()
-    assert share_of(rows) is not None and torch.equal(share_of(rows), rows)
+    assert torch.equal(share_of(rows), rows)
     assert of_all(rows) is rows
     assert in_parallel([], compute) is compute
-    assert first_decides(True) and not first_decides(False)
+    assert of_first(rows) is rows
     check_shares(3)
     wait_for_all()

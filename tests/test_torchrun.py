@@ -49,6 +49,7 @@ def test_a_batch_that_cannot_be_shared_ends_in_one_sentence(tmp_path, run_dmlkit
     assert finished.returncode == 1
     said = finished.stderr.splitlines()[-1]
     assert said.endswith(
-        "BATCH_SIZE=15 cannot be shared equally by 2 processes; use a multiple of their number"
+        "batches of 15 images cannot be shared equally by 2 processes; let BATCH_SIZE be a "
+        "multiple of their number"
     )
     assert not list(tmp_path.glob("*/runs/m*.json"))

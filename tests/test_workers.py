@@ -41,9 +41,11 @@ def scheduler():
     """Return the address of a scheduler in a process of its own."""
     command = [*DASK, "scheduler", "--port", "0", "--no-dashboard"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        told = next(line for line in process.stderr if "Scheduler at" in line)
-        yield re.search(r"tcp://\S+", told)[0]
-        process.terminate()
+        try:
+            told = next(line for line in process.stderr if "Scheduler at" in line)
+            yield re.search(r"tcp://\S+", told)[0]
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -51,12 +53,14 @@ def worker_of(scheduler, *, threads=1):
     """Run a worker of that scheduler in a process of its own."""
     command = [*DASK, "worker", scheduler, "--nthreads", str(threads), "--no-dashboard"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        yield
-        process.terminate()
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def test_each_local_worker_has_a_gpu_of_its_own_as_far_as_there_are(monkeypatch):
-    monkeypatch.setattr(workers, "_num_gpus", lambda: 2)
+    monkeypatch.setattr(workers, "_gpus", lambda: ["0", "1"])
     assert workers.local_workers(wants_gpu=True, threads=1) == 2
     with workers.connect(3, None) as client:
         assert workers.num_workers(client) == 3
@@ -68,16 +72,18 @@ def test_each_local_worker_has_a_gpu_of_its_own_as_far_as_there_are(monkeypatch)
 
 
 def test_processes_that_share_runs_have_a_gpu_each(monkeypatch):
-    monkeypatch.setattr(workers, "_num_gpus", lambda: 5)
+    monkeypatch.setattr(workers, "_gpus", lambda: ["1", "2", "5", "6", "7"])
     assert workers.local_workers(wants_gpu=True, threads=1, processes=2) == 2
     with workers.connect(2, None, 2) as client:
         seen = client.run(environment).values()
         gpus = sorted(environment["CUDA_VISIBLE_DEVICES"] for environment in seen)
-    assert gpus == ["0,1", "2,3"]
+    assert gpus == ["1,2", "5,6"]
+    with pytest.raises(ValueError, match="6 processes per run need as many GPUs; here are 5"):
+        workers.local_workers(wants_gpu=True, threads=1, processes=6)
 
 
 def test_cores_are_shared_out_where_no_gpu_is_asked_for(monkeypatch):
-    monkeypatch.setattr(workers, "_num_gpus", lambda: 2)
+    monkeypatch.setattr(workers, "_gpus", lambda: ["0", "1"])
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert workers.local_workers(wants_gpu=False, threads=4) == 4
     assert workers.local_workers(wants_gpu=False, threads=32) == 1
@@ -89,13 +95,11 @@ def test_what_a_lost_worker_was_doing_is_done_again(tmp_path):
 
 
 def test_an_interrupt_ends_all_workers_at_once():
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), workers.connect(2, None) as client:
         running = [client.submit(time.sleep, 600 + n) for n in range(2)]
         pids = client.run(os.getpid).values()
         raise KeyboardInterrupt
     del running
-    assert time.monotonic() - began < 60
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -130,6 +134,41 @@ def test_a_cluster_with_other_code_is_refused(scheduler, copied_book, monkeypatc
     refused = pytest.raises(ValueError, match="has other code")
     with worker_of(scheduler), refused, workers.connect(None, scheduler):
         pass
+
+
+def test_visible_gpus_are_those_that_the_caller_may_use(monkeypatch):
+    listed = subprocess.CompletedProcess([], 0, "GPU 0: a\nGPU 1: b\nGPU 2: c\n")
+    monkeypatch.setattr(workers.shutil, "which", lambda name: name)
+    monkeypatch.setattr(workers.subprocess, "run", lambda *_, **__: listed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert workers._gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert workers._gpus() == ["2", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workers._gpus() == []
+
+
+def test_local_workers_listen_to_this_machine_alone():
+    with workers.connect(1, None) as client:
+        client.wait_for_workers(1)
+        pids = [*client.run(os.getpid).values(), os.getpid()]
+        open_to = {
+            connection.laddr.ip
+            for pid in pids
+            for connection in psutil.Process(pid).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert open_to == {"127.0.0.1"}
+
+
+def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(scheduler, monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 5)
+    gone = pytest.raises(OSError, match="has no workers any more; start some")
+    with worker_of(scheduler) as worker, gone, workers.connect(None, scheduler) as client:
+        workers.check_alive(client)
+        worker.terminate()
+        worker.wait()
+        workers.check_alive(client)
 
 
 def test_a_missing_scheduler_is_named(monkeypatch):

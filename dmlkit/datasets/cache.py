@@ -4,6 +4,7 @@ import math
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dmlkit.paths import PROJECT_ROOT, check_writable
+from dmlkit.processes import rank
 
 # Python names it from 3.13 on; the number is that of Linux.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -52,6 +54,8 @@ def cached_arrays(
         fill: writes the values into the arrays it is given.
     """
     folder = cache_folder() / name
+    while rank() and not folder.is_dir():
+        time.sleep(0.2)  # of processes that share a run the first one draws, as if it were alone
     if not folder.is_dir():
         try:
             check_writable(folder.parent)
