@@ -154,10 +154,10 @@ def _run_plan(
             wants_gpu=wants_gpu, threads=threads, processes=processes
         )
     started = time.time()
+    # Now, because Dask sets some of them in this process, too.
+    environment = {name: os.environ.get(name, KEEP_MEMORY.get(name)) for name in OF_THE_CALLER}
     with connect(workers, scheduler, processes) as client:
         several = num_workers(client) > 1
-        environment = {name: os.environ.get(name, KEEP_MEMORY.get(name)) for name in OF_THE_CALLER}
-
         def submit(chapter: str, parameters: dict, part: str, rows: list, read: list) -> Any:
             key = f"{chapter} {part} {started}"
             how = (chapter, parameters, part, processes, environment)

@@ -58,12 +58,12 @@ def test_kernels_get_the_environment_of_the_caller_with_kept_memory(monkeypatch,
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = dict(os.environ)
 
-    def disturbed(*arguments, **options):  # as Dask does it to its workers
-        os.environ |= {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-        return submit(*arguments, **options)
+    class Disturbing(Client):  # as Dask does, here and in its workers
+        def __init__(self, *arguments, **options):
+            os.environ |= {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+            super().__init__(*arguments, **options)
 
-    submit = Client.submit
-    monkeypatch.setattr(Client, "submit", lambda *given, **options: disturbed(*given, **options))
+    monkeypatch.setitem(globals(), "Client", Disturbing)
     running.run_book([CHAPTER], "smoke", {"RESULTS_DIR": str(tmp_path)})
     os.environ.clear()
     os.environ |= before
