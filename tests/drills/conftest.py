@@ -1,10 +1,12 @@
 """What drills share: photographs, a run that nothing disturbs, and a table of the outcome.
 
 Run by name, ``pytest tests/drills``; all of them take about an hour on one core. DRILLS_REPORT
-names the file of a table: drill, how many survived, what was checked.
+names the file of a table: drill, how many survived, what was checked. Drills that were not run keep
+their line, so ``DRILLS_REPORT=results/benchmarks/drills.md`` may be brought up to date in parts.
 """
 
 import os
+import platform
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmlkit.provenance import commit, versions
 from tests.drills.breaking import ONE_LOSS, TWO_LOSSES, TWO_WORKERS, processes, run, said
 
 outcomes = defaultdict(lambda: {"passed": 0, "failed": 0, "skipped": 0, "seconds": 0.0, "said": {}})
@@ -90,7 +93,12 @@ def pytest_runtest_logreport(report):
 def pytest_sessionfinish():
     if not (path := os.environ.get("DRILLS_REPORT")):
         return
-    lines = ["| drill | survived | what was checked | seconds |", "| --- | --- | --- | --- |"]
+    heading = ["| drill | survived | what was checked | s | commit |", "|---|---|---|---|---|"]
+    lines = {}
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines()[2:]:
+            if line.startswith("| "):
+                lines[line.split(" | ")[0].removeprefix("| ")] = line
     for name, outcome in outcomes.items():
         tried = outcome["passed"] + outcome["failed"]
         survived = f"{outcome['passed']} of {tried}" if tried else "skipped"
@@ -98,5 +106,7 @@ def pytest_sessionfinish():
             survived = outcome["said"].get("survived", survived)
         drill = name.removeprefix("test_").replace("_", " ")
         checked = outcome["said"].get("checked", "")
-        lines.append(f"| {drill} | {survived} | {checked} | {outcome['seconds']:.0f} |")
-    Path(path).write_text("\n".join(lines) + "\n")
+        told = (drill, survived, checked, f"{outcome['seconds']:.0f}", commit())
+        lines[drill] = f"| {' | '.join(told)} |"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, other work beside; {versions()}."
+    Path(path).write_text("\n".join([*heading, *lines.values(), "", machine]) + "\n")
