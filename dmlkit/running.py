@@ -158,6 +158,7 @@ def _run_plan(
     environment = {name: os.environ.get(name, KEEP_MEMORY.get(name)) for name in OF_THE_CALLER}
     with connect(workers, scheduler, processes) as client:
         several = num_workers(client) > 1
+
         def submit(chapter: str, parameters: dict, part: str, rows: list, read: list) -> Any:
             key = f"{chapter} {part} {started}"
             how = (chapter, parameters, part, processes, environment)
