@@ -20,7 +20,7 @@ OF_A_CHAPTER = re.compile(
     r"runs/[^/]+\.(json|npz)|(parameters|searches)/[^/]+\.json|tables/[^/]+\.(csv|md)"
     r"|figures/[^/]+\.(png|jpg)|(runs|claims)\.csv|chapter\.ipynb"
 )
-KEPT_LOCAL = ("embeddings", "pictures", "stages", ".ipynb_checkpoints")  # git ignores them
+KEPT_LOCAL = ("embeddings", "logs", "pictures", "stages", ".ipynb_checkpoints")  # git ignores them
 # An absolute path, or one below a home; not a part of an address, a formula or a relative path.
 OF_A_MACHINE = re.compile(r"(?<![\w.:/<~$)\]}])/(?:[\w.+-]+/)+[\w.+-]*|\b[A-Z]:\\+\w+|~/\w+")
 NUMBER = re.compile(r"-?\d+\.?\d*")

@@ -33,7 +33,7 @@ def change(path, old, new):
 
 
 def test_committed_files_pass_and_what_stays_local_is_not_looked_at(folder):
-    for local in ("pictures", ".ipynb_checkpoints"):
+    for local in ("embeddings", "logs", "pictures", "stages", ".ipynb_checkpoints"):
         (folder / local).mkdir(exist_ok=True)
         (folder / local / "neighbours.jpg").write_bytes(b"")
     assert list(check_files(folder, "aviary")) == []
