@@ -58,7 +58,7 @@
 # | selection of CompCars (Yang et al., 2015) and Fashion200k (Han et al., 2017) | counts only | classes of middling size, nearest to the counts |
 # | batch norms during SwAV | unknown | as `FREEZE_BN` says |
 # | handing a student to the next fold | perhaps | no; `HAND_OVER` |
-# | any setting searched on our data | | none but the step; on `features` not even that |
+# | settings searched on our data | | on `features` those that *The search* lists, on held-out labelled classes; else none but the step |
 #
 # **Momentum.** At 0.99 the running means remember a hundred batches, half of a run of 200 steps. The similarities rise faster than that, soon nearly all pairs of the pool lie above the old mean and count as positive, which
 # makes them more alike still: on `features` 56 and 60 of the 200 steps of two students took over nine tenths of the pool's pairs for positives, a twentieth of them rightly. This was seen in the pool, before any test class was looked at; with 0.9 no step of the first of them did, though in the first 25 contrastive still takes 66 to 85 % of all pairs, depending on the split. Chapter 6: 0.99 is 0.6 points worse, 0.5 is 1.8 better.
@@ -124,6 +124,8 @@ SWAV_QUEUE: int = 0  # earlier images that are assigned together with a batch
 SWAV_SIZES: list = [48, 32]  # sides of its crops, pixels
 SWAV_COUNTS: list = [2, 2]  # crops of each size
 SWAV_LR: float = 0.05  # its learning rate at the first step
+SEARCH_TRIALS: int = 0  # settings tried per method and replicate, defaults included; 0: defaults
+SEARCH_FOLDS: int = 2  # folds of the training classes that judge each trial, 1 to 4
 RECALL_AT: list = [1, 2, 4, 8, 16, 32]  # numbers of neighbours K of Recall@K
 DEVICE: str = "auto"  # auto (a GPU if there is one), cpu or cuda
 PRECISION: str = "float32"  # float32, or bfloat16 for automatic mixed precision
@@ -134,12 +136,15 @@ RESUME: bool = True  # reuse runs that the same code and parameters have finishe
 RESULTS_DIR: str = "results/local/mini"  # where results go, from the project root
 
 # %%
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
 import torch
+from scipy.stats import loguniform
 
 from dmlkit.claims import judge, rung_of
 from dmlkit.datasets import FAMILIES, PICTURES_MAY_BE_SHOWN, load
@@ -169,6 +174,7 @@ from dmlkit.pseudo_labels import cluster
 from dmlkit.published import TITLES, beside, caveat, published
 from dmlkit.references import OF_FEATURES, OF_PIXELS, evaluate_reference
 from dmlkit.results import ChapterResults
+from dmlkit.search import best_of, between, check_search, draw_settings, run_trial
 from dmlkit.seeding import derive_seed, set_seed
 from dmlkit.slade import Replicate, Settings, join
 from dmlkit.swav import load_swav_checkpoint, pretrain
@@ -204,7 +210,7 @@ read_splits = partial(
     max_classes=MAX_CLASSES,
     max_images_per_class=MAX_IMAGES_PER_CLASS,
 )
-load_splits = lru_cache(maxsize=2)(read_splits)  # all methods of a replicate share its splits
+load_splits = lru_cache(maxsize=5)(read_splits)  # all methods of a replicate share its splits
 splits = load_splits(seed=PICTURED_SEED)
 pd.DataFrame(
     {
@@ -240,13 +246,34 @@ pd.DataFrame(
 #
 # and a pair of the pool counts as positive where $s \ge \mu_+$ and as negative where $s \le \mu_-$. The means start as those of the first warm-up batch; while $\mu_+ \le \mu_-$ no pair counts (the third party's guard). Mining passes no gradient; $L$ acts on $f$ and $g$, never on $W g$. The code is [`dmlkit/slade.py`](../dmlkit/slade.py).
 
+
 # %%
+class RankingLoss(NamedTuple):
+    """How it is made, which pairs of labelled images it is given, its settings and their search."""
+
+    make: Callable
+    miner: Callable | None
+    settings: dict
+    space: dict
+
+
 LOSSES = {
-    "contrastive": (
-        partial(ContrastiveLoss, positive_margin=POSITIVE_MARGIN, negative_margin=NEGATIVE_MARGIN),
+    "contrastive": RankingLoss(
+        ContrastiveLoss,
         None,
+        {"positive_margin": POSITIVE_MARGIN, "negative_margin": NEGATIVE_MARGIN},
+        {"positive_margin": between(0.0, 0.3), "negative_margin": between(0.3, 1.2)},
     ),
-    "multi_similarity": (MultiSimilarityLoss, multi_similarity_miner),
+    "multi_similarity": RankingLoss(
+        MultiSimilarityLoss,
+        multi_similarity_miner,
+        {"positive_scale": 2.0, "negative_scale": 50.0, "base": 0.5},
+        {
+            "positive_scale": loguniform(1, 20),
+            "negative_scale": loguniform(10, 160),
+            "base": between(0.3, 1.0),
+        },
+    ),
 }
 ARMS_KNOWN = ("longer", "labelled_pool", "clusters", "shuffled", "oracle")
 known = [
@@ -366,14 +393,13 @@ def trunk_of(start, seed):
     return trunk
 
 
-@lru_cache(maxsize=2)
-def started(start, seed, fold=None):
+@lru_cache(maxsize=5)
+def started(start, seed, fold=None, dim=EMBEDDING_DIM):
     """Return where all teachers and students of a replicate, or of a fold of it, begin."""
     frozen, trunk = freeze(
         load_splits(seed=seed, fold=fold), trunk_of(start, seed), views=CACHED_VIEWS
     )
     own_seed = seed if fold is None else derive_seed(seed, "fold", fold)
-    dim = EMBEDDING_DIM if fold is None else EMBEDDING_DIM // 4
     set_seed(derive_seed(own_seed, "head"), num_threads=NUM_THREADS)
     return Replicate(
         frozen,
@@ -433,40 +459,53 @@ references |= {f"{start}_trunk": (start, "frozen_trunk") for start in STARTS if 
 
 def made_by(method, seed, fold=None):
     """Return the stage of one arm on one replicate or fold, which begins with its teacher."""
-    make_loss, miner = LOSSES[method.loss]
-    replicate, splits = started(method.start, seed, fold), load_splits(seed=seed, fold=fold)
-    name = "_".join(method[:3]) + ("" if fold is None else f"_fold{fold}")
-    stage = partial(results.stage, name, seed, splits.fingerprint)
+    replicate, splits = replicate_of(method, seed, fold), load_splits(seed=seed, fold=fold)
+    settings, step = found_by_search(method._replace(is_joined=False), seed)
+    if not method.is_joined:  # joined models choose a step each
+        replicate = replace(replicate, options=replicate.options | {"keep_step": step})
+    part = "" if fold is None else "_fold" if method.is_joined else "_search"
+    name = "_".join(method[:3]) + (part and f"{part}{fold}")
+    stage = partial(results.stage, name, seed, splits.fingerprint, CHOSEN_STEP=step, **settings)
     if method.arm == "teacher":
-        return stage(partial(replicate.teach, make_loss(), SETTINGS, miner=miner))
+        return stage(partial(train, method, replicate, settings))
     teacher = made_by(method._replace(arm="teacher"), seed, fold)
-    if HAND_OVER and fold:
+    if HAND_OVER and method.is_joined and fold:
         before = made_by(method, seed, fold - 1)
         teacher = before | {"chosen": before["last"]}
-    return stage(partial(learn, method, replicate, teacher))
+    return stage(partial(train, method, replicate, settings, teacher))
 
 
-def learn(method, replicate, teacher):
-    """Return a student, or what takes its place in a control."""
-    (make_loss, miner), splits, arm = LOSSES[method.loss], replicate.splits, method.arm
+def replicate_of(method, seed, fold=None):
+    """Return where one arm begins; each of four joined models has a quarter of the dimensions."""
+    dim = EMBEDDING_DIM // 4 if method.is_joined else EMBEDDING_DIM
+    return started(method.start, seed, fold, dim)
+
+
+def train(method, replicate, searched, teacher=None):
+    """Return a teacher, a student, or what takes its place in a control."""
+    splits, arm, miner = replicate.splits, method.arm, LOSSES[method.loss].miner
+    ranking_loss = loss_of(method, searched)
+    own = {field: searched[name] for name, field in SEARCHED.items() if name in searched}
+    settings = replace(SETTINGS, **own)
+    if arm == "teacher":
+        return replicate.teach(ranking_loss, settings, miner=miner)
     if arm == "longer":  # as many steps and images as the student has
-        settings = replace(SETTINGS, steps=ROUNDS * STEPS, batch_size=2 * BATCH_SIZE)
+        settings = replace(settings, steps=ROUNDS * STEPS, batch_size=2 * BATCH_SIZE)
         on = {"miner": miner, "state": teacher["chosen"], "name": method.name}
-        return replicate.teach(make_loss(), settings, **on)
+        return replicate.teach(ranking_loss, settings, **on)
     shuffle = torch.Generator().manual_seed(derive_seed(replicate.seed, "shuffled"))
     relabel = {
         "shuffled": lambda clusters: clusters[torch.randperm(len(clusters), generator=shuffle)],
         "oracle": lambda clusters: splits.unlabelled.labels,
     }
-    settings = SETTINGS
     if arm in ("clusters", "shuffled", "oracle"):
         settings = replace(settings, mining="cluster")
     if arm == "labelled_pool":
         share = splits.train.num_classes / splits.unlabelled.num_classes
-        settings = replace(settings, num_clusters=max(2, round(share * NUM_CLUSTERS)))
+        settings = replace(settings, num_clusters=max(2, round(share * settings.num_clusters)))
     return replicate.learn(
         teacher,
-        make_loss(),
+        ranking_loss,
         settings,
         miner=miner,
         pool=splits.train if arm == "labelled_pool" else splits.unlabelled,
@@ -474,6 +513,81 @@ def learn(method, replicate, teacher):
         from_start=STUDENT_START == "start",
         name=method.name,
     )
+
+
+# %% [markdown]
+# ## The search
+#
+# As in chapter 2: with `SEARCH_TRIALS` every arm tries equally many settings, its defaults and then random ones, judged with the number of steps on quarters
+# of the labelled classes held out. A teacher searches its learning rate, images per class and its ranking loss's own settings; student and controls, which have
+# the last two from their teacher, their learning rates, the weights of the two further terms and the number of clusters. All of them try the same settings,
+# each after the teacher that this search found, trained on the same quarters.
+
+# %%
+SEARCHED = {
+    "LEARNING_RATE": "learning_rate",
+    "LOSS_LR": "loss_rate",
+    "IMAGES_PER_CLASS": "images_per_class",
+    "MINED_WEIGHT": "mined_weight",
+    "BASIS_WEIGHT": "basis_weight",
+    "NUM_CLUSTERS": "num_clusters",
+}
+of_fold = 3 * splits.train.num_classes // 4  # labelled classes
+share = of_fold / splits.unlabelled.num_classes if "labelled_pool" in ARMS else 1
+enough = min(of_fold // (2 if "longer" in ARMS else 1), int(min(share, 1) * NUM_CLUSTERS))
+sizes = [n for n in (2, 4, 8) if BATCH_SIZE % n == 0 and BATCH_SIZE // n <= enough]
+rates = {"LEARNING_RATE": loguniform(LEARNING_RATE / 10, LEARNING_RATE * 10)}
+term_weights = {"MINED_WEIGHT": MINED_WEIGHT, "BASIS_WEIGHT": BASIS_WEIGHT}
+of_students = {
+    "LOSS_LR": loguniform(LOSS_LR / 30, LOSS_LR * 30),
+    "NUM_CLUSTERS": [min(fewest, k * NUM_CLUSTERS // 2) for k in (2, 3, 4)],
+} | {name: loguniform(weight / 4, 4 * weight) for name, weight in term_weights.items() if weight}
+
+
+def search(method, seed):
+    """Return the trials of one arm on the labelled classes of one replicate."""
+    teacher, folds = method._replace(arm="teacher"), range(SEARCH_FOLDS)
+    if method == teacher:
+        defaults = {"LEARNING_RATE": LEARNING_RATE, "IMAGES_PER_CLASS": IMAGES_PER_CLASS}
+        defaults |= LOSSES[method.loss].settings
+        space = (
+            rates | {"IMAGES_PER_CLASS": sizes or [IMAGES_PER_CLASS]} | LOSSES[method.loss].space
+        )
+        teachers = dict.fromkeys(folds)
+    else:
+        defaults = found_by_search(teacher, seed)[0] | term_weights
+        defaults |= {"LOSS_LR": LOSS_LR, "NUM_CLUSTERS": NUM_CLUSTERS}
+        space = rates | of_students
+        teachers = {fold: made_by(teacher, seed, fold) for fold in folds}
+
+    def scores(settings, fold):
+        made = train(method, replicate_of(method, seed, fold), settings, teachers[fold])
+        return {entry["step"]: entry["validation_map_at_r"] for entry in made["history"]}
+
+    drawn = draw_settings(defaults, space, SEARCH_TRIALS, seed=seed)
+    return [run_trial(settings, folds, scores) for settings in drawn]
+
+
+@cache
+def found_by_search(method, seed):
+    """Return settings and number of steps of one arm; nothing where nothing was searched."""
+    if not SEARCH_TRIALS:
+        return {}, None
+    searched = partial(search, method, seed)
+    best = best_of(results.trials(method.name, seed, load_splits(seed=seed).fingerprint, searched))
+    return best.settings, best.best_step
+
+
+def loss_of(method, searched):
+    """Return the ranking loss of one arm, with what a search found."""
+    spec = LOSSES[method.loss]
+    return spec.make(**{name: searched.get(name, own) for name, own in spec.settings.items()})
+
+
+# %% [markdown]
+# ## The tests
+#
+# All are measured on the same test images, at the chosen step and at the last one.
 
 
 # %%
@@ -497,7 +611,7 @@ def tested(method, seed):
     for at in ("last",) if is_passed_on or is_end else ("chosen", "last"):
         of_folds = []
         for fold, one in zip(folds, made, strict=True):
-            replicate = started(method.start, seed, fold)
+            replicate = replicate_of(method, seed, fold)
             test, gallery = replicate.splits.test, replicate.splits.gallery
             of_folds.append(measure(replicate.new_model(one[at]), test, gallery=gallery))
         if method.is_joined:
@@ -533,6 +647,11 @@ if JOINED and (EMBEDDING_DIM % 4 or load_splits(seed=SEEDS[0]).gallery):
     )
 for start in STARTS:
     new_trunk(start)  # a checkpoint that is missing or does not fit is refused now
+check_search(SEARCH_TRIALS, SEARCH_FOLDS, SELECTION)
+if SEARCH_TRIALS and ROUNDS > 1:
+    raise ValueError(
+        f"a search chooses a step of one round; with ROUNDS={ROUNDS} set SEARCH_TRIALS=0"
+    )
 runs = {}
 for seed in SEEDS:
     splits = load_splits(seed=seed)
@@ -542,7 +661,9 @@ for seed in SEEDS:
         if not results.is_finished(run):
             results.save(run, names, refer(made_of, seed))
     for name, method in trained.items():
-        shown = hyperparameters(LOSSES[method.loss][0]()) | {"START": method.start}
+        settings, step = found_by_search(method._replace(is_joined=False), seed)
+        shown = hyperparameters(loss_of(method, settings)) | {"START": method.start} | settings
+        shown |= {"CHOSEN_STEP": step} if step and not method.is_joined else {}
         run = runs[name, seed] = results.run(name, seed, splits.fingerprint, **shown)
         if not results.is_finished(run):
             with results.attempt(run):
@@ -562,6 +683,29 @@ by_class = {run.run_id: results.by_class(run.run_id) for run in runs.values()}
 means = (*(f"recall_at_{k}" for k in RECALL_AT if k > 1), "nmi_arithmetic", "ami")
 table = summarise(rows, by_class, [*references, *trained], means=means)
 results.save_table("main", table, circumstances(rows))
+
+# %% [markdown]
+# What the search found, medians over replicates. A term whose weight falls is one that held-out labelled classes do not miss; a small number of steps says that an arm
+# soon stopped improving on them. *Gain*: MAP@R there of the best trial minus that of the defaults, in points, which luck alone puts above zero.
+
+# %%
+shown = "Nothing is searched in this profile."
+if SEARCH_TRIALS:
+    found = []
+    for method, seed in product(trained.values(), SEEDS):
+        if method.is_joined:
+            continue
+        fingerprint = load_splits(seed=seed).fingerprint
+        trials = results.trials(method.name, seed, fingerprint, partial(search, method, seed))
+        best = best_of(trials)
+        gain = {"gain": 100 * (best.score - trials[0].score), "steps": best.best_step}
+        searched = {name: best.settings.get(name) for name in SEARCHED}
+        found.append({"method": method.name} | searched | gain)
+    medians = pd.DataFrame(found).groupby("method", sort=False).median(numeric_only=True)
+    shown = results.save_table(
+        "search", medians.map(lambda value: f"{value:.3g}" if value == value else "–")
+    )
+shown
 
 # %% [markdown]
 # And what was published, ours beside it where we have a run.
@@ -654,12 +798,14 @@ results.save_table("pseudo_labels", quality.round(3))
 
 # %% tags=["pictures"] mystnb={"image": {"alt": "Images of the pool, one cluster of the teacher per row."}}
 pool, first = load_splits(seed=PICTURED_SEED).unlabelled, trained[students[0]]
-replicate = started(first.start, PICTURED_SEED)
+replicate = replicate_of(first, PICTURED_SEED)
 teacher = made_by(first._replace(arm="teacher"), PICTURED_SEED)
 model = replicate.new_model(teacher["chosen"])
 clusters_seed = derive_seed(derive_seed(PICTURED_SEED, "student"), "round", 0)  # what it learned
 of_pool = embed(model, replicate.splits.unlabelled, plain_view, device=device)
-clusters = cluster(of_pool, NUM_CLUSTERS, seed=clusters_seed).labels
+searched, _ = found_by_search(first, PICTURED_SEED)
+num_clusters = searched.get("NUM_CLUSTERS", NUM_CLUSTERS)
+clusters = cluster(of_pool, num_clusters, seed=clusters_seed).labels
 largest = clusters.bincount().argsort(descending=True)[: 6 * 8 : 8]
 picked = torch.stack([(clusters == c).nonzero()[:8, 0].repeat(8)[:8] for c in largest.tolist()])
 tiles = pool.gather(picked.flatten())

@@ -41,7 +41,8 @@ def learning_curves(rows: pd.DataFrame, methods: list[str]) -> Figure:
                 method=row.method, loss=lambda history: history["loss"] / history["loss"].iloc[0]
             )
             for row in rows[rows["method"].isin(methods)].itertuples()
-        ]
+        ],
+        ignore_index=True,
     )
     panels = {"loss": "training loss / its first value"}
     if "validation_map_at_r" in measured:

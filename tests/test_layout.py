@@ -10,7 +10,8 @@ PACKAGE = ROOT / "dmlkit"
 
 # A module may import only from layers below its own; modules of one folder may import each other.
 LAYERS = [
-    {"paths", "seeding", "distances"},
+    {"paths", "processes", "distances"},
+    {"seeding"},
     {"miners"},
     {"datasets", "transforms", "samplers", "models", "losses", "metrics"},
     {"batches"},
@@ -18,7 +19,7 @@ LAYERS = [
     {"references", "pseudo_labels", "swav"},
     {"slade"},
     {"chapters", "intervals", "provenance"},
-    {"fingerprint"},
+    {"fingerprint", "workers", "torchrun"},
     {"plots", "results", "gallery"},
     {"claims", "simulation"},
     {"tables", "readme"},
