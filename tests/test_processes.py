@@ -137,7 +137,10 @@ def test_every_loss_has_the_value_and_gradients_of_one_process(name, of_two):
     alone = loss_and_gradients(name)
     assert any(gradient.abs().max() > 1e-4 for gradient in alone[1:])
     for found in of_two:
-        torch.testing.assert_close(found["losses"][name], alone, rtol=1e-4, atol=1e-6)
+        for ours, expected in zip(found["losses"][name], alone, strict=True):
+            # Sums in another order differ by a share of their largest terms, which may cancel.
+            atol = 1e-5 * expected.abs().max().item()
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=atol)
 
 
 def trained(still_steps):
