@@ -1,0 +1,220 @@
+"""Where the time of the book goes: ``python -m tests.benchmarks.cost``.
+
+Writes ``results/benchmarks/cost.md``: the hours that the committed rows took, what a training run
+of each rung spends them on, and what the two largest savings save, both sides in one run. The runs
+see random images, whose content takes no part in the time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.optim import Adam
+
+from dmlkit.batches import Batch, image_batches
+from dmlkit.chapters import all_parameters, chapter_names, chapter_parameters, profile_names
+from dmlkit.datasets import ImageSet
+from dmlkit.evaluation import evaluate
+from dmlkit.features import CachedTrunk
+from dmlkit.losses import NormSoftmaxLoss
+from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
+from dmlkit.paths import PROJECT_ROOT, write_atomically
+from dmlkit.provenance import commit, versions
+from dmlkit.running import KEEP_MEMORY
+from dmlkit.samplers import MPerClassSampler
+from dmlkit.training import fit
+from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
+
+CHAPTER = "02_baseline_losses"
+RUNGS = {"features": 2, "birds": 1, "omniglot": 2}  # entries of the learning curve to run for
+CLASSES, PER_CLASS = 50, 15  # of the random images; as many are measured
+FEATURES = 1280  # of mobilenet_v2
+WITHOUT = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_TRIM_THRESHOLD_": str(2**17)}  # of the C library
+
+
+def main() -> None:
+    """Run all measurements and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="results/benchmarks/cost.md")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side of a saving, in turns")
+    parser.add_argument("--step", help="only time a step of this profile, and print the seconds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.step:
+        steps = 16
+        print(sum(spent(options.step, steps, None).values()) / steps)
+        return
+    lines = [
+        *("Hours of training, and of the searches before it, by device:", ""),
+        *markdown(["profile", "chapter", "runs", "device", "training, h", "search, h"], hours()),
+        *(
+            "",
+            "What a run of NormSoftmax spends its time on:",
+            "",
+        ),
+        *markdown(["profile", "trunk", "px", "s / step", *PARTS], shares()),
+        *("", "The largest savings, of a step:", ""),
+        *markdown(["what", "without", "with", "times as fast"], savings(options.rounds)),
+        "",
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, no GPU used; "
+        f"{versions()}; threads: 1; commit {commit()}. Hours are those of the committed rows, some "
+        "made beside other work. Cached features are computed once for all runs of a profile.",
+    ]
+    with write_atomically(PROJECT_ROOT / options.output) as path:
+        path.write_text("\n".join(lines) + "\n")
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print(line := "| " + " | ".join(cells) + " |", flush=True)
+        yield line
+
+
+def hours() -> Iterator[list[str]]:
+    """Yield a line per profile and chapter of the committed results."""
+    total = defaultdict(float)
+    for profile in profile_names():
+        for chapter in chapter_names():
+            folder = PROJECT_ROOT / "results" / profile / chapter
+            if not (folder / "runs.csv").exists():
+                continue
+            rows = pd.read_csv(folder / "runs.csv")
+            searches = [json.loads(path.read_text()) for path in folder.glob("searches/*.json")]
+            found = rows["seconds"].sum() / 3600, sum(s["seconds"] for s in searches) / 3600
+            for name, value in zip(("training", "search"), found, strict=True):
+                total[name] += value
+            device = ", ".join(sorted(rows["device"].unique()))
+            yield [profile, chapter, str(len(rows)), device, *(f"{value:.2f}" for value in found)]
+    yield ["all", "", "", "", f"{total['training']:.1f}", f"{total['search']:.1f}"]
+
+
+PARTS = ("input", "forward, loss", "backward", "optimiser", "measuring")
+
+
+def shares() -> Iterator[list[str]]:
+    """Yield a line per rung: seconds of a step, and the share of each of its parts."""
+    for profile, entries in RUNGS.items():
+        parameters = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
+        steps = entries * parameters["MEASURE_EVERY"]
+        found = spent(profile, steps, parameters["MEASURE_EVERY"])
+        whole = sum(found.values())
+        yield [
+            *(profile, parameters["TRUNK"], str(parameters["IMAGE_SIZE"]), f"{whole / steps:.3f}"),
+            *(f"{found[part] / whole:.0%}" for part in PARTS),
+        ]
+
+
+def savings(rounds: int) -> Iterator[list[str]]:
+    """Yield a line per saving."""
+    sides = defaultdict(list)
+    command = [sys.executable, "-m", __spec__.name, "--step", "birds"]
+    for _ in range(rounds):
+        for name, variables in (("without", WITHOUT), ("with", KEEP_MEMORY)):
+            done = subprocess.run(
+                command, env=os.environ | variables, check=True, capture_output=True, text=True
+            )
+            sides["memory", name].append(float(done.stdout.split()[-1]))
+        for name, cached in (("without", False), ("with", True)):
+            found = spent("features", 1 if not cached else 50, None, cached=cached)
+            sides["features", name].append(sum(found.values()) / (50 if cached else 1))
+    told = {
+        "memory": "freed memory is kept for the next step (`birds`)",
+        "features": "features of a frozen trunk are computed once (`features`)",
+    }
+    for key, what in told.items():
+        without, given = (statistics.median(sides[key, name]) for name in ("without", "with"))
+        yield [what, f"{without:.3f} s", f"{given:.3f} s", f"{without / given:.1f}"]
+
+
+def spent(
+    profile: str, steps: int, measure_every: int | None, *, cached: bool = True
+) -> dict[str, float]:
+    """Train as chapter 2 does under a profile; return the seconds of each part.
+
+    Args:
+        profile: whose sizes and settings.
+        steps: optimiser steps.
+        measure_every: steps between measurements on as many other images; None measures nothing.
+        cached: whether features are cached where the profile says so; else they are computed.
+    """
+    p = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
+    views, size = p["CACHED_VIEWS"], p["IMAGE_SIZE"]
+    is_cached = cached and views > 0
+    if is_cached:
+        store = torch.rand(CLASSES * PER_CLASS, views, FEATURES).half()
+        trunk, random_view, plain_view = CachedTrunk(FEATURES), RandomView(seed=0), first_view
+    else:
+        shape = (CLASSES * PER_CLASS, 3, p["CACHE_SIZE"], p["CACHE_SIZE"])
+        store = torch.randint(256, shape, dtype=torch.uint8)
+        trunk = make_trunk(p["TRUNK"], freeze_batch_norm=p["FREEZE_BN"])
+        trunk.requires_grad_(views == 0)
+        random_view = RandomResizedCropFlip(size, scale=p["CROP_SCALE"], seed=0)
+        plain_view = partial(centre_crop, image_size=size)
+    labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)
+    names = tuple(map(str, range(CLASSES)))
+    images = ImageSet(store, labels, names, "random", torch.arange(len(labels)))
+    model = EmbeddingModel(trunk, EmbeddingHead(trunk.out_features, p["EMBEDDING_DIM"]))
+    loss_fn = NormSoftmaxLoss(CLASSES, p["EMBEDDING_DIM"])
+    sampler = MPerClassSampler(
+        labels, batch_size=p["BATCH_SIZE"], images_per_class=p["IMAGES_PER_CLASS"], seed=0
+    )
+    optimizer = Adam([*model.parameters(), *loss_fn.parameters()], lr=p["LEARNING_RATE"])
+    seconds: dict[str, float] = defaultdict(float)
+    device = torch.device("cpu")
+    batches = _timed_batches(image_batches(images, sampler, random_view, device), seconds)
+    measure = partial(evaluate, model, images, plain_view, device=device, ks=(1,))
+    started = []
+    optimizer.register_step_pre_hook(lambda *_: started.append(time.perf_counter()))
+    optimizer.register_step_post_hook(
+        lambda *_: _add(seconds, "optimiser", time.perf_counter() - started.pop())
+    )
+    fitted = fit(
+        [model, loss_fn],
+        batches,
+        _timed(lambda batch: loss_fn(model(batch[0]), batch[1]), seconds, "forward, loss"),
+        optimizer,
+        steps,
+        measure_every=measure_every or steps,
+        validate=_timed(lambda: measure().metrics, seconds, "measuring") if measure_every else None,
+    )
+    seconds["backward"] = fitted.seconds - sum(seconds.values())  # and a little else
+    return seconds
+
+
+def _add(seconds: dict[str, float], part: str, value: float) -> None:
+    seconds[part] += value
+
+
+def _timed(compute: Callable, seconds: dict[str, float], part: str) -> Callable:
+    """Return the function, whose time is added to a part."""
+
+    def timed(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        found = compute(*arguments)
+        _add(seconds, part, time.perf_counter() - start)
+        return found
+
+    return timed
+
+
+def _timed_batches(batches: Iterator[Batch], seconds: dict[str, float]) -> Iterator[Batch]:
+    """Yield the batches; the time of waiting for them is added to the input."""
+    follow = _timed(lambda: next(batches), seconds, "input")
+    while True:
+        yield follow()
+
+
+if __name__ == "__main__":
+    main()
