@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dmlkit.datasets import ImageSet
@@ -175,7 +176,9 @@ def cost_and_result(methods: pd.DataFrame, value: str) -> Figure:
         if method["value"] > best:
             best = method["value"]
             at = (method["seconds"], method["value"])
-            axis.annotate(name, at, (4, 4), textcoords="offset points", fontsize=8)
+            halo = [withStroke(linewidth=2.5, foreground="white")]  # legible before other marks
+            style = {"fontsize": 8, "path_effects": halo, "zorder": 3}
+            axis.annotate(name, at, (4, 4), textcoords="offset points", **style)
     for name, method in methods[methods["seconds"] == 0].iterrows():
         axis.axhline(method["value"], color="0.5", linestyle="--", linewidth=1, zorder=1)
         at = (1, method["value"])
