@@ -633,8 +633,13 @@ def execute_cells(chapter, folder, *, profile="smoke", runs=True, **changes):
 def test_each_arm_of_slade_changes_one_thing(tmp_path):
     names = execute_cells(SLADE, tmp_path, runs=False, ROUNDS=2, STUDENT_START="start")
     truth, clusters = torch.arange(40) % 5, torch.arange(40) // 10
-    pool = SimpleNamespace(labels=truth, num_classes=5)
-    splits = SimpleNamespace(train=SimpleNamespace(num_classes=10), unlabelled=pool)
+
+    class Part(SimpleNamespace):
+        def __len__(self):
+            return 40
+
+    pool = Part(labels=truth, num_classes=5)
+    splits = SimpleNamespace(train=Part(num_classes=10), unlabelled=pool)
     asked = []
 
     def record(*given, **options):
@@ -643,7 +648,7 @@ def test_each_arm_of_slade_changes_one_thing(tmp_path):
     replicate = SimpleNamespace(splits=splits, seed=3, teach=record, learn=record)
     teacher = {"chosen": {"weight": 1}}
     for arm in SLADE_ARMS[1:]:
-        names["learn"](names["Method"]("given", "contrastive", arm), replicate, teacher)
+        names["train"](names["Method"]("given", "contrastive", arm), replicate, {}, teacher)
     longer = asked.pop(1)
     assert longer[-1]["state"] is teacher["chosen"]
     assert (longer[1].steps, longer[1].batch_size) == (2 * 12, 2 * 8)
@@ -669,22 +674,61 @@ def test_a_student_is_handed_over_to_the_next_fold_only_if_asked(tmp_path, hand_
     names = execute_cells(SLADE, tmp_path, runs=False, HAND_OVER=hand_over)
     teachers = []
 
-    class Fold(SimpleNamespace):
-        def teach(self, *_, **__):
-            return {"chosen": f"teacher {self.number}", "last": "unused"}
-
-    def learn(method, replicate, teacher):
+    def train(method, fold, searched, teacher=None):
+        if method.arm == "teacher":
+            return {"chosen": f"teacher {fold}", "last": "unused"}
         teachers.append(teacher["chosen"])
-        return {"chosen": "unused", "last": f"student {replicate.number}"}
+        return {"chosen": "unused", "last": f"student {fold}"}
 
-    names["started"] = lambda start, seed, fold=None: Fold(number=fold)
+    names["replicate_of"] = lambda method, seed, fold=None: fold
     names["load_splits"] = lambda seed, fold=None: SimpleNamespace(fingerprint="0a")
-    names["learn"] = learn
+    names["train"] = train
     student = names["Method"]("given", "contrastive", "student", is_joined=True)
     for fold in range(4):
         names["made_by"](student, 0, fold)
     handed = [f"student {n}" if hand_over else f"teacher {n + 1}" for n in range(3)]
     assert teachers == ["teacher 0", *handed]
+
+
+@pytest.mark.slow
+def test_every_arm_of_slade_is_searched_and_runs_with_what_it_found(tmp_path):
+    arms = ["longer", "labelled_pool", "oracle"]
+    changes = {"STARTS": ["given"], "ARMS": arms, "REFERENCES": [], "SEEDS": [0], "BATCH_SIZE": 6}
+    changes |= {"SELECTION": "last", "SEARCH_TRIALS": 3, "SEARCH_FOLDS": 2, "STEPS": 6}
+    execute_cells(SLADE, tmp_path, MEASURE_EVERY=3, **changes)
+
+    rows = whole_rows(tmp_path / SLADE).set_index("method")
+    searched = {
+        path.name.split("-seed")[0]: json.loads(path.read_text())["trials"]
+        for path in (tmp_path / SLADE / "searches").glob("*.json")
+    }
+    single = [f"contrastive_{arm}" for arm in ("teacher", "student", *arms)]
+    assert sorted(searched) == sorted(single)
+    assert {len(trials) for trials in searched.values()} == {3}
+    found = {}
+    for method, trials in searched.items():
+        best = max(trials, key=lambda trial: max(trial["scores"].values()))
+        step = int(max(best["scores"], key=lambda step: (best["scores"][step], -int(step))))
+        found[method] = best["settings"]
+        joined = [f"{method}_concatenated"] if method in single[:2] else []
+        for name in (method, *joined):
+            own = rows.loc[name, "params"]
+            assert {key: own[key] for key in best["settings"]} == best["settings"]
+        row = rows.loc[method]
+        assert (row["params"]["CHOSEN_STEP"], row["selected_step"]) == (step, step)
+    teacher = found["contrastive_teacher"]
+    of_teacher = ("IMAGES_PER_CLASS", "positive_margin", "negative_margin")
+    for method in single[1:]:
+        for trial in searched[method]:
+            assert all(trial["settings"][name] == teacher[name] for name in of_teacher)
+        assert searched[method][0]["settings"]["LEARNING_RATE"] == teacher["LEARNING_RATE"]
+    rates = {tuple(t["settings"]["LEARNING_RATE"] for t in searched[m]) for m in single[1:]}
+    assert len(rates) == 1  # all arms try the same
+    assert searched["contrastive_longer"][1]["settings"].keys() == {"LEARNING_RATE", *of_teacher}
+    assert "NUM_CLUSTERS" not in searched["contrastive_oracle"][1]["settings"]
+    clusters = found["contrastive_student"]["NUM_CLUSTERS"]
+    assert rows.loc["contrastive_student", "metric_pseudo_clusters"] == clusters
+    assert rows.loc["contrastive_oracle", "metric_pseudo_clusters"] == 10  # its classes
 
 
 def test_the_ablations_change_labels_and_pools_as_they_say(tmp_path):
@@ -739,6 +783,12 @@ CARELESS = [
     (SLADE, {"METHODS": ["triplet"]}, "METHODS: there is no triplet; choose from contrastive, "),
     (SLADE, {"NUM_CLUSTERS": 99}, "NUM_CLUSTERS=99 .* of 38 images has; use"),
     (SLADE, {"NUM_CLUSTERS": 3}, "BATCH_SIZE=8: batches of 8 classes .* from 3 clusters"),
+    (
+        SLADE,
+        {"SEARCH_TRIALS": 2, "SELECTION": "last"},
+        "BATCH_SIZE=8: batches of 8 classes .* from 7 labelled ones",
+    ),
+    (SLADE, {"SEARCH_TRIALS": 2}, "with SEARCH_TRIALS set SELECTION=last"),
     (SLADE, {"EMBEDDING_DIM": 18}, "EMBEDDING_DIM=18 / 4 dimensions .* use a multiple of 4"),
     (
         SLADE,
