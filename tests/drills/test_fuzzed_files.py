@@ -459,6 +459,9 @@ def remove(path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_damaged_files_are_read_or_refused_by_name(case, tmp_path):
+    """A kind of file each (annotations and lists of each data set, .mat, images, weights, SwAV's
+    checkpoint, models, galleries, rows, caches, profiles), cut, changed, swapped or rewritten in
+    many ways: read, or refused in one sentence with its name; nothing hangs or fills the memory."""
     (tmp_path / "files").mkdir()
     files, read, other_names = CASES[case](tmp_path / "files")
     read()
@@ -480,6 +483,7 @@ def test_damaged_files_are_read_or_refused_by_name(case, tmp_path):
 
 
 def test_nothing_in_the_package_runs_code_that_a_file_holds():
+    """No pickle, eval or unsafe YAML in the package; weights are read with weights_only."""
     names = r"pickle\.|import pickle|allow_pickle|yaml\.(?!safe_load|YAMLError)|eval\([^)]"
     for path in sorted((ROOT / "dmlkit").rglob("*.py")):
         text = path.read_text()
