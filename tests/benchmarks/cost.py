@@ -1,8 +1,8 @@
 """Where the time of the book goes: ``python -m tests.benchmarks.cost``.
 
-Writes ``results/benchmarks/cost.md``: the hours that the committed rows took, what a training run
-of each rung spends them on, and what the two largest savings save, both sides in one run. The runs
-see random images, whose content takes no part in the time.
+Writes ``results/benchmarks/cost.md``: the hours that the rows in ``results/`` took, what a training
+run of each rung spends them on, and what the two largest savings save, both sides in one run. The
+runs see random images, whose content takes no part in the time.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CHAPTER = "02_baseline_losses"
 RUNGS = {"features": 2, "birds": 1, "omniglot": 2}  # entries of the learning curve to run for
 CLASSES, PER_CLASS = 50, 15  # of the random images; as many are measured
 FEATURES = 1280  # of mobilenet_v2
-WITHOUT = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_TRIM_THRESHOLD_": str(2**17)}  # of the C library
+PARTS = ("waiting for input", "forward, loss", "backward, rest", "optimiser", "measuring")
 
 
 def main() -> None:
@@ -48,12 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="results/benchmarks/cost.md")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of a saving, in turns")
-    parser.add_argument("--step", help="only time a step of this profile, and print the seconds")
+    parser.add_argument("--child", help="what one process measures, as JSON; for this file itself")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.step:
-        steps = 16
-        print(sum(spent(options.step, steps, None).values()) / steps)
+    if options.child:
+        torch.set_num_threads(1)
+        print(json.dumps(spent(**json.loads(options.child))))
         return
     lines = [
         *("Hours of training, and of the searches before it, by device:", ""),
@@ -64,12 +63,16 @@ def main() -> None:
             "",
         ),
         *markdown(["profile", "trunk", "px", "s / step", *PARTS], shares()),
-        *("", "The largest savings, of a step:", ""),
+        *("", "The largest savings, seconds of a step:", ""),
         *markdown(["what", "without", "with", "times as fast"], savings(options.rounds)),
         "",
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, no GPU used; "
-        f"{versions()}; threads: 1; commit {commit()}. Hours are those of the committed rows, some "
-        "made beside other work. Cached features are computed once for all runs of a profile.",
+        f"{versions()}; threads: 1, with one that prepares batches; commit {commit()}.",
+        "Hours: of all rows in `results/`, of which references take none, some made beside other "
+        "work; without decoding, features, SwAV and pictures. A run measures "
+        f"{CLASSES * PER_CLASS} images as often as its profile says, about as many as a search "
+        "does. Caching features takes one pass of the trunk for each image and view, once for all "
+        "runs of a profile.",
     ]
     with write_atomically(PROJECT_ROOT / options.output) as path:
         path.write_text("\n".join(lines) + "\n")
@@ -100,53 +103,65 @@ def hours() -> Iterator[list[str]]:
     yield ["all", "", "", "", f"{total['training']:.1f}", f"{total['search']:.1f}"]
 
 
-PARTS = ("input", "forward, loss", "backward", "optimiser", "measuring")
-
-
 def shares() -> Iterator[list[str]]:
     """Yield a line per rung: seconds of a step, and the share of each of its parts."""
     for profile, entries in RUNGS.items():
-        parameters = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
-        steps = entries * parameters["MEASURE_EVERY"]
-        found = spent(profile, steps, parameters["MEASURE_EVERY"])
+        p = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
+        every = p["MEASURE_EVERY"]
+        found = child(profile=profile, steps=entries * every, measure_every=every)
         whole = sum(found.values())
         yield [
-            *(profile, parameters["TRUNK"], str(parameters["IMAGE_SIZE"]), f"{whole / steps:.3f}"),
-            *(f"{found[part] / whole:.0%}" for part in PARTS),
+            *(profile, p["TRUNK"], str(p["IMAGE_SIZE"]), f"{whole / (entries * every):.3f}"),
+            *(f"{found.get(part, 0) / whole:.0%}" for part in PARTS),
         ]
 
 
 def savings(rounds: int) -> Iterator[list[str]]:
     """Yield a line per saving."""
-    sides = defaultdict(list)
-    command = [sys.executable, "-m", __spec__.name, "--step", "birds"]
-    for _ in range(rounds):
-        for name, variables in (("without", WITHOUT), ("with", KEEP_MEMORY)):
-            done = subprocess.run(
-                command, env=os.environ | variables, check=True, capture_output=True, text=True
-            )
-            sides["memory", name].append(float(done.stdout.split()[-1]))
-        for name, cached in (("without", False), ("with", True)):
-            found = spent("features", 1 if not cached else 50, None, cached=cached)
-            sides["features", name].append(sum(found.values()) / (50 if cached else 1))
     told = {
-        "memory": "freed memory is kept for the next step (`birds`)",
-        "features": "features of a frozen trunk are computed once (`features`)",
+        "freed memory is kept for the next step (`birds`)": (
+            partial(child, False, profile="birds", steps=8),
+            partial(child, profile="birds", steps=8),
+            (8, 8),
+        ),
+        "features of a frozen trunk are computed once (`features`)": (
+            partial(child, profile="features", steps=3, cached=False),
+            partial(child, profile="features", steps=200),
+            (3, 200),
+        ),
     }
-    for key, what in told.items():
-        without, given = (statistics.median(sides[key, name]) for name in ("without", "with"))
-        yield [what, f"{without:.3f} s", f"{given:.3f} s", f"{without / given:.1f}"]
+    for what, (without, given, steps) in told.items():
+        seconds = [[], []]
+        for _ in range(rounds):
+            for side, measure in enumerate((without, given)):
+                seconds[side].append(sum(measure().values()) / steps[side])
+        before, after = map(statistics.median, seconds)
+        yield [what, f"{before:.3f} s", f"{after:.3f} s", f"{before / after:.1f}"]
+
+
+def child(keep_memory: bool = True, **arguments: Any) -> dict[str, float]:
+    """Return what ``spent`` does in a process of its own, whose memory is as in the chapters."""
+    environment = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
+    command = [sys.executable, "-m", __spec__.name, "--child", json.dumps(arguments)]
+    done = subprocess.run(
+        command,
+        env=environment | (KEEP_MEMORY if keep_memory else {}),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout[done.stdout.rindex("{") :])  # behind the progress bar
 
 
 def spent(
-    profile: str, steps: int, measure_every: int | None, *, cached: bool = True
+    profile: str, steps: int, measure_every: int | None = None, *, cached: bool = True
 ) -> dict[str, float]:
     """Train as chapter 2 does under a profile; return the seconds of each part.
 
     Args:
         profile: whose sizes and settings.
         steps: optimiser steps.
-        measure_every: steps between measurements on as many other images; None measures nothing.
+        measure_every: steps between measurements on as many images; None measures nothing.
         cached: whether features are cached where the profile says so; else they are computed.
     """
     p = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
@@ -180,16 +195,18 @@ def spent(
     optimizer.register_step_post_hook(
         lambda *_: _add(seconds, "optimiser", time.perf_counter() - started.pop())
     )
-    fitted = fit(
+    train = partial(
+        fit,
         [model, loss_fn],
         batches,
         _timed(lambda batch: loss_fn(model(batch[0]), batch[1]), seconds, "forward, loss"),
         optimizer,
-        steps,
-        measure_every=measure_every or steps,
-        validate=_timed(lambda: measure().metrics, seconds, "measuring") if measure_every else None,
     )
-    seconds["backward"] = fitted.seconds - sum(seconds.values())  # and a little else
+    train(1)  # what is done once, such as starting threads
+    seconds.clear()
+    validate = _timed(lambda: measure().metrics, seconds, "measuring") if measure_every else None
+    fitted = train(steps, measure_every=measure_every or steps, validate=validate)
+    seconds["backward, rest"] = fitted.seconds - sum(seconds.values())
     return seconds
 
 
@@ -211,7 +228,7 @@ def _timed(compute: Callable, seconds: dict[str, float], part: str) -> Callable:
 
 def _timed_batches(batches: Iterator[Batch], seconds: dict[str, float]) -> Iterator[Batch]:
     """Yield the batches; the time of waiting for them is added to the input."""
-    follow = _timed(lambda: next(batches), seconds, "input")
+    follow = _timed(lambda: next(batches), seconds, "waiting for input")
     while True:
         yield follow()
 

@@ -120,13 +120,9 @@ STAGES = {
 }
 Costs = dict[str, Cost]  # by stage
 # What was found to make a stage grow faster, said where it does.
-OF_EXACT_RANKING = (
-    "small results kept among the large freed pieces of an exact ranking let each of its blocks "
-    "take new memory, up to eight bytes for each pair of a query and an item"
-)
 REASONS = {
-    (f"R@K, crowded, 1/{FEWER}", "mib"): OF_EXACT_RANKING,
-    (f"mAP, 1/{FEWER}", "mib"): OF_EXACT_RANKING,
+    ("list by list files", "mib"): "the first of its memory had been freed by the stage before; "
+    "from size to size each image adds as much",
     ("table of 6 intervals", "seconds"): "classes are resampled in blocks of a hundred draws, "
     "which outgrow the cache of the processor",
 }
