@@ -86,14 +86,16 @@ def run_book(
         The index page, and one sentence per failure.
 
     Raises:
-        ValueError: an unknown chapter, profile or parameter, workers with other code, or fewer
-            processes than one.
+        ValueError: an unknown chapter, profile or parameter, workers with other code or both of
+            this machine and elsewhere, or fewer processes than one.
         PermissionError: the results folder cannot be written to.
         FileNotFoundError: the data folder or the weights file is missing.
         OSError: no scheduler, or none of its workers, answers.
     """
     if processes_per_run < 1 or (workers is not None and workers < 1):
         raise ValueError("a run takes one process or more, and the book one worker or more")
+    if workers and scheduler:
+        raise ValueError("--workers are of this machine; leave it out, or --scheduler")
     overrides = dict(overrides or {})
     if results_dir:
         overrides["RESULTS_DIR"] = results_dir

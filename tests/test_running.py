@@ -336,3 +336,17 @@ def test_a_log_tells_what_was_asked_and_what_went_wrong(monkeypatch, parameters,
     asked, step, *told = log.read_text().splitlines()
     assert asked.endswith(json.dumps(parameters)) and step == "step 1"
     assert "Traceback: there" in told and told[-1].endswith("ended")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workers": 0}, "one worker or more"),
+        ({"processes_per_run": 0}, "one process or more"),
+        ({"workers": 2, "scheduler": "tcp://host:8786"}, "leave it out, or --scheduler"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        running.run_book([CHAPTER], "smoke", {"RESULTS_DIR": str(tmp_path)}, **arguments)
+    assert list(tmp_path.iterdir()) == []
