@@ -90,9 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    notes = []
     if edited := edited_chapters():
         # JupyterLab saves what is tried out in a chapter, and nobody may remember.
-        print(f"dmlkit: as edited since the last commit: {', '.join(edited)}", file=sys.stderr)
+        notes.append(
+            f"as edited since the last commit: {', '.join(edited)}; parameters that the profile "
+            "sets too are the profile's, change those by -p"
+        )
+    if different := [path.name for path in sync_notebooks(check=True)]:
+        notes.append(
+            f"{', '.join(different)}: not as its .py, which is what runs; open and save it in "
+            "JupyterLab to keep what you changed there, or `make notebooks` builds it anew"
+        )
+    if options.scheduler:
+        notes.append(f"asking {options.scheduler} for workers, half a minute at most")
+    for note in notes:
+        print(f"dmlkit: {note}", file=sys.stderr)
     overrides = {name: _value(name, text) for name, text in options.overrides}
     index, failures = run_book(
         options.chapters,
@@ -160,6 +173,7 @@ def _site(options: argparse.Namespace) -> int:
     from dmlkit.site import build_site
 
     output = Path(options.output).absolute() if options.output else None
+    print("rendering the pages, about a minute", file=sys.stderr)
     front_page, shown = build_site(options.profile, options.results_dir, output)
     print(f"site: {front_page}, of {shown}")
     return 0

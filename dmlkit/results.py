@@ -457,7 +457,7 @@ def what_rows_are(rows: pd.DataFrame) -> str:
         return "Not run: random images in the layout of the data set."
     limits = ("MAX_CLASSES", "MAX_IMAGES_PER_CLASS")
     if any(params.get(limit) for params in rows["params"] for limit in limits):
-        return "A part of the data, for a quick look."
+        return "A part of the data, for a quick look: the numbers say little."
     return ""
 
 

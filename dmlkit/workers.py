@@ -149,6 +149,8 @@ def _client_of(scheduler: str) -> Client:
     try:
         client = Client(scheduler, timeout=PATIENCE)
         client.wait_for_workers(1, timeout=PATIENCE)
+    except ValueError as error:
+        raise ValueError(f"{scheduler} is no address; give --scheduler tcp://host:8786") from error
     except OSError as error:
         raise OSError(
             f"no Dask scheduler with workers answers at {scheduler}; start `dask scheduler`, and "

@@ -47,6 +47,19 @@ def test_failures_are_said_and_give_a_status_that_scripts_notice(monkeypatch, tm
     assert "dmlkit: 02: no data" in said.err and "results" not in said.out
 
 
+def test_a_run_says_first_what_is_edited_and_that_a_notebook_is_not_its_source(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(cli, "run_book", lambda *_, **__: (tmp_path, []))
+    monkeypatch.setattr(cli, "edited_chapters", lambda: ["02_baseline_losses"])
+    monkeypatch.setattr(cli, "sync_notebooks", lambda check: [PROJECT_ROOT / "book" / "x.ipynb"])
+    assert cli.main(["run", "--scheduler", "tcp://host:8786"]) == 0
+    edited, different, asking = capsys.readouterr().err.splitlines()
+    assert "since the last commit: 02_baseline_losses; parameters that the profile sets" in edited
+    assert different.startswith("dmlkit: x.ipynb: not as its .py, which is what runs")
+    assert "asking tcp://host:8786" in asking
+
+
 def test_an_interrupted_run_says_that_it_resumes(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -291,8 +291,12 @@ def test_tables_are_written_as_csv_and_as_markdown_with_their_note(make):
     ("changes", "fingerprint", "stamp"),
     [
         ({}, "f", ""),
-        ({"MAX_CLASSES": 4}, "f", "A part of the data, for a quick look."),
-        ({"MAX_IMAGES_PER_CLASS": 4}, "f", "A part of the data, for a quick look."),
+        ({"MAX_CLASSES": 4}, "f", "A part of the data, for a quick look: the numbers say little."),
+        (
+            {"MAX_IMAGES_PER_CLASS": 4},
+            "f",
+            "A part of the data, for a quick look: the numbers say little.",
+        ),
         ({}, "generated-f", "Not run: random images in the layout of the data set."),
     ],
 )

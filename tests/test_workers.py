@@ -171,6 +171,12 @@ def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(scheduler, monkey
         workers.check_alive(client)
 
 
+def test_what_is_no_address_is_named():
+    refused = pytest.raises(ValueError, match="localhost is no address; give --scheduler tcp://")
+    with refused, workers.connect(None, "localhost"):
+        pass
+
+
 def test_a_missing_scheduler_is_named(monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 0.2)
     refused = pytest.raises(OSError, match="no Dask scheduler with workers answers at tcp://127")
