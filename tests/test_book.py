@@ -788,7 +788,7 @@ CARELESS = [
         {"SEARCH_TRIALS": 2, "SELECTION": "last"},
         "BATCH_SIZE=8: batches of 8 classes .* from 7 labelled ones",
     ),
-    (SLADE, {"SEARCH_TRIALS": 2}, "with SEARCH_TRIALS set SELECTION=last"),
+    (SLADE, {"SEARCH_TRIALS": 2, "ARMS": []}, "with SEARCH_TRIALS set SELECTION=last"),
     (SLADE, {"EMBEDDING_DIM": 18}, "EMBEDDING_DIM=18 / 4 dimensions .* use a multiple of 4"),
     (
         SLADE,
