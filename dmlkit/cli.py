@@ -173,7 +173,7 @@ def _site(options: argparse.Namespace) -> int:
     from dmlkit.site import build_site
 
     output = Path(options.output).absolute() if options.output else None
-    print("rendering the pages, about a minute", file=sys.stderr)
+    print("rendering the pages, about a minute", flush=True)
     front_page, shown = build_site(options.profile, options.results_dir, output)
     print(f"site: {front_page}, of {shown}")
     return 0
