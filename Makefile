@@ -6,7 +6,7 @@ BIN      := .venv/bin
 READY    := .venv/ready
 PYTHONS  := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
-# Training on a CPU takes half the time where freed memory is kept (dmlkit/running.py).
+# Training on a CPU is faster where freed memory is kept (results/benchmarks/cost.md; dmlkit/running.py).
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 
 .PHONY: help book site test lab notebooks format clean
