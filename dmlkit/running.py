@@ -47,7 +47,7 @@ from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
 
 LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
 # By default glibc gives large freed blocks back to the system, which clears each page of the next
-# ones: of a training step on a CPU that takes about half. Other C libraries ignore these.
+# ones, which slows a training step on a CPU (results/benchmarks/cost.md). Others ignore these.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 # What kernels get from whoever called the runner, since Dask gives its workers values of its own.
 OF_THE_CALLER = (

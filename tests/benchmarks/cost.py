@@ -10,11 +10,9 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -35,6 +33,7 @@ from dmlkit.running import KEEP_MEMORY
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.training import fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
+from tests.benchmarks.class_subsampling import in_child, table
 
 CHAPTER = "02_baseline_losses"
 RUNGS = {"features": 2, "birds": 1, "omniglot": 2}  # entries of the learning curve to run for
@@ -48,23 +47,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="results/benchmarks/cost.md")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of a saving, in turns")
-    parser.add_argument("--child", help="what one process measures, as JSON; for this file itself")
     options = parser.parse_args()
-    if options.child:
-        torch.set_num_threads(1)
-        print(json.dumps(spent(**json.loads(options.child))))
-        return
     lines = [
-        *("Hours of training, and of the searches before it, by device:", ""),
-        *markdown(["profile", "chapter", "runs", "device", "training, h", "search, h"], hours()),
-        *(
-            "",
-            "What a run of NormSoftmax spends its time on:",
-            "",
-        ),
-        *markdown(["profile", "trunk", "px", "s / step", *PARTS], shares()),
-        *("", "The largest savings, seconds of a step:", ""),
-        *markdown(["what", "without", "with", "times as fast"], savings(options.rounds)),
+        "Hours of training, and of the searches before it, by device:",
+        "",
+        "| profile | chapter | runs | device | training, h | search, h |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *table(hours()),
+        "",
+        "What a run of NormSoftmax spends its time on:",
+        "",
+        f"| profile | trunk | px | s / step | {' | '.join(PARTS)} |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *table(shares()),
+        "",
+        "The largest savings, seconds of a step:",
+        "",
+        "| what | without | with | times as fast |",
+        "| --- | --- | --- | --- |",
+        *table(savings(options.rounds)),
         "",
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, no GPU used; "
         f"{versions()}; threads: 1, with one that prepares batches; commit {commit()}.",
@@ -76,13 +77,6 @@ def main() -> None:
     ]
     with write_atomically(PROJECT_ROOT / options.output) as path:
         path.write_text("\n".join(lines) + "\n")
-
-
-def markdown(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    for cells in (head, ["---"] * len(head), *rows):
-        print(line := "| " + " | ".join(cells) + " |", flush=True)
-        yield line
 
 
 def hours() -> Iterator[list[str]]:
@@ -108,7 +102,7 @@ def shares() -> Iterator[list[str]]:
     for profile, entries in RUNGS.items():
         p = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
         every = p["MEASURE_EVERY"]
-        found = child(profile=profile, steps=entries * every, measure_every=every)
+        found = spent_in_child(profile, entries * every, every)
         whole = sum(found.values())
         yield [
             *(profile, p["TRUNK"], str(p["IMAGE_SIZE"]), f"{whole / (entries * every):.3f}"),
@@ -118,39 +112,31 @@ def shares() -> Iterator[list[str]]:
 
 def savings(rounds: int) -> Iterator[list[str]]:
     """Yield a line per saving."""
-    told = {
+    sides = {
         "freed memory is kept for the next step (`birds`)": (
-            partial(child, False, profile="birds", steps=8),
-            partial(child, profile="birds", steps=8),
-            (8, 8),
+            {"profile": "birds", "steps": 8, "keep_memory": False},
+            {"profile": "birds", "steps": 8},
         ),
         "features of a frozen trunk are computed once (`features`)": (
-            partial(child, profile="features", steps=3, cached=False),
-            partial(child, profile="features", steps=200),
-            (3, 200),
+            {"profile": "features", "steps": 3, "cached": False},
+            {"profile": "features", "steps": 200},
         ),
     }
-    for what, (without, given, steps) in told.items():
-        seconds = [[], []]
-        for _ in range(rounds):
-            for side, measure in enumerate((without, given)):
-                seconds[side].append(sum(measure().values()) / steps[side])
-        before, after = map(statistics.median, seconds)
-        yield [what, f"{before:.3f} s", f"{after:.3f} s", f"{before / after:.1f}"]
+    for what, both in sides.items():
+        seconds = [
+            [sum(spent_in_child(**side).values()) / side["steps"] for side in both]
+            for _ in range(rounds)
+        ]
+        without, given = map(statistics.median, zip(*seconds, strict=True))
+        yield [what, f"{without:.3f} s", f"{given:.3f} s", f"{without / given:.1f}"]
 
 
-def child(keep_memory: bool = True, **arguments: Any) -> dict[str, float]:
-    """Return what ``spent`` does in a process of its own, whose memory is as in the chapters."""
-    environment = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
-    command = [sys.executable, "-m", __spec__.name, "--child", json.dumps(arguments)]
-    done = subprocess.run(
-        command,
-        env=environment | (KEEP_MEMORY if keep_memory else {}),
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout[done.stdout.rindex("{") :])  # behind the progress bar
+def spent_in_child(*arguments: Any, keep_memory: bool = True, **options: Any) -> dict[str, float]:
+    """Return what ``spent`` does in a fresh process, whose memory is kept as in the chapters."""
+    for name in KEEP_MEMORY:
+        os.environ.pop(name, None)
+    os.environ.update(KEEP_MEMORY if keep_memory else {})
+    return in_child(partial(spent, *arguments, **options))
 
 
 def spent(
@@ -164,6 +150,7 @@ def spent(
         measure_every: steps between measurements on as many images; None measures nothing.
         cached: whether features are cached where the profile says so; else they are computed.
     """
+    torch.set_num_threads(1)
     p = all_parameters(CHAPTER, chapter_parameters(CHAPTER, profile, {}))
     views, size = p["CACHED_VIEWS"], p["IMAGE_SIZE"]
     is_cached = cached and views > 0

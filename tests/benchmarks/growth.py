@@ -123,8 +123,6 @@ Costs = dict[str, Cost]  # by stage
 REASONS = {
     ("list by list files", "mib"): "the first of its memory had been freed by the stage before; "
     "from size to size each image adds as much",
-    ("table of 6 intervals", "seconds"): "classes are resampled in blocks of a hundred draws, "
-    "which outgrow the cache of the processor",
 }
 
 
