@@ -227,7 +227,60 @@ if to_baseline:
 # Where the trunk is trained (`mini`, `birds`), all that needs no training lies left of zero with its whole interval. Above frozen features
 # (`features`) within-class whitening is about as far right as the best losses, most losses of chapters 2 and 3 lie close to zero, and all of chapter
 # 5 lies to the left, where heads learn from fewer labelled classes.
+
+# %% [markdown]
+# ## What does the official split say?
 #
+# Papers test on one split: the first half of the classes trains, the second tests. Rows of that split, with the same search, stand in a folder
+# `official` beside the chapters', where they were made. Its replicates share their classes, so an interval over them would say how well the seed is known, not the
+# method; the table therefore gives means and standard deviations only, and no claim is judged on it. *Rank* is the place among the trained methods of a
+# chapter, joined models and bits aside. Below the table: Kendall's rank correlation of the order on the official split with the mean order on random ones, and, to compare with,
+# what one random split has with the mean of the others.
+
+# %%
+of_official = {
+    chapter: finished_rows(resolve(RESULTS_DIR) / "official" / chapter)
+    for chapter in rows_of
+    if (resolve(RESULTS_DIR) / "official" / chapter / "runs.csv").exists()
+}
+on_both, agreement = [], {}
+for chapter, rows in of_official.items():
+    of_chapter = every[every["chapter"] == chapter]
+    on_random, on_official = (
+        100 * of_rows.pivot_table(index="seed", columns="method", values=f"metric_{METRIC}")
+        for of_rows in (of_chapter, rows[rows["method"].isin(of_chapter["method"])])
+    )
+    on_random = on_random[on_official.columns]
+    is_ranked = ~on_official.columns.isin(OF_PIXELS + OF_FEATURES)
+    trained = on_official.columns[is_ranked & ~is_derived(on_official.columns)]
+    names = of_chapter.drop_duplicates("method").set_index("method")["label"]
+    columns = {"random splits": on_random, "official split": on_official}
+    part = {}
+    for title, values in columns.items():
+        part[title] = values.mean().map("{:.1f}".format)
+        part[f"{title}, deviation"] = values.std().map("{:.1f}".format)
+        ranks = values[trained].mean().rank(ascending=False)
+        part[f"{title}, rank"] = ranks.map("{:.0f}".format)
+    of_methods = [m for m in dict.fromkeys(of_chapter["method"]) if m in on_official]
+    on_both.append(pd.DataFrame(part).reindex(of_methods).rename(index=names))
+    if len(trained) > 2 and len(on_random) > 1:
+        alone = [
+            kendalltau(on_random.loc[s, trained], on_random.drop(index=s)[trained].mean()).statistic
+            for s in on_random.index
+        ]
+        tau = kendalltau(on_official[trained].mean(), on_random[trained].mean()).statistic
+        agreement[chapter] = (
+            f"{tau:.2f} for the official split, {np.mean(alone):.2f} (from {min(alone):.2f} to "
+            f"{max(alone):.2f}) for one random split"
+        )
+if on_both:
+    note = "; ".join(f"chapter {int(chapter[:2])}: {said}" for chapter, said in agreement.items())
+    table = pd.concat(on_both).fillna("").rename_axis("method")
+    results.save_table("official", table, f"{metric_title(METRIC)}, %. Kendall's tau: {note}.")
+else:
+    print("The official split was not run here.")
+
+# %% [markdown]
 # ## What does a point cost?
 #
 # Training time of one run, validation included, from left to right, against what it retrieves, from bottom to top; colours and signs are chapters.

@@ -44,14 +44,16 @@ def check_rows(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         FileNotFoundError: no results are there.
     """
-    runs = [path for path in (folder / "runs", *sorted(folder.glob("*/runs"))) if path.is_dir()]
+    places = ("runs", "*/runs", "official/*/runs")  # the last: rows of the official split
+    runs = [path for place in places for path in sorted(folder.glob(place)) if path.is_dir()]
     if not runs:
         raise FileNotFoundError(f"{folder} holds no results: there is no runs/ in it or below it")
     problems, remarks, total = [], [], 0
     for chapter in (path.parent for path in runs):
         found, said, count = _check_chapter(chapter)
-        problems += [f"{chapter.name}/{line}" for line in found]
-        remarks += [f"{chapter.name}: {line}" for line in said]
+        name = chapter.relative_to(folder.parent if chapter == folder else folder).as_posix()
+        problems += [f"{name}/{line}" for line in found]
+        remarks += [f"{name}: {line}" for line in said]
         total += count
     return problems, [*remarks, f"{total:,} rows of {len(runs)} chapters, {len(problems)} problems"]
 

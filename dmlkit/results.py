@@ -47,6 +47,9 @@ NOT_IN_RUN = {
     *("STARTS", "JOINED", "CLUSTER_SHARES"),
 }
 
+# Of metrics and of scores in searches: as many as the float32 behind them has.
+DIGITS = 7
+
 # What is the same in all rows of one sitting: consecutive in a row, and kept once.
 CIRCUMSTANCES = ("device", "threads", "precision", "code", "commit", "versions", "data_fingerprint")
 
@@ -229,8 +232,8 @@ class ChapterResults:
             "fold": run.fold,
             "seed": run.seed,
             "params": self.settings | run.settings,
-            **{f"metric_{name}": round(x, 9) for name, x in selected.metrics.items()},
-            **{f"metric_{name}_last": round(x, 9) for name, x in last.metrics.items()},
+            **{f"metric_{name}": round(x, DIGITS) for name, x in selected.metrics.items()},
+            **{f"metric_{name}_last": round(x, DIGITS) for name, x in last.metrics.items()},
             "selected_step": fit.best_step,
             "steps": end["step"],
             "images_seen": end["images_seen"],
@@ -273,7 +276,11 @@ class ChapterResults:
             self.search_seconds[method, seed] = stored["seconds"]
             return stored["made"]
         start = time.perf_counter()
-        found = of_first(search())
+        # Rounded before they are used, so that a search found again chooses the same.
+        found = [
+            Trial(trial.settings, {step: round(x, DIGITS) for step, x in trial.scores.items()})
+            for trial in of_first(search())
+        ]
         record = {
             "method": method,
             "seed": seed,

@@ -474,7 +474,8 @@ def _inputs(chapter: str, parameters: dict[str, Any]) -> str:
         if weights.is_file():
             digest.update(f"{weights.stat().st_size} {weights.stat().st_ctime_ns}".encode())
     folder, read = resolve(every["RESULTS_DIR"]), chapters_read(every)
-    tables = [path for name in read for path in (folder / name).glob("**/[!.]*.csv")]
+    splits = (folder, folder / "official")  # chapter 7 shows rows of both
+    tables = [p for name in read for place in splits for p in (place / name).glob("**/[!.]*.csv")]
     claims = folder.parent.glob("*/*/claims.csv") if read else []  # of all profiles
     for path in sorted({*tables, *claims}):
         digest.update(path.read_bytes())

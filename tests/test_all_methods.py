@@ -98,7 +98,9 @@ def test_without_rows_it_says_what_to_run(tmp_path, run_dmlkit):
     assert "holds no rows of 01_evaluation" in finished.stderr
 
 
-def test_it_is_run_again_when_rows_have_changed_and_without_embeddings(smoke, tmp_path, run_dmlkit):
+def test_it_is_run_again_when_rows_of_the_official_split_come_and_without_embeddings(
+    smoke, tmp_path, run_dmlkit
+):
     folder = tmp_path / "smoke"
     shutil.copytree(smoke, folder)
     for path in folder.glob("*/embeddings"):
@@ -119,13 +121,21 @@ def test_it_is_run_again_when_rows_have_changed_and_without_embeddings(smoke, tm
 
     assert run_dmlkit(*arguments).returncode == 0
     assert executed.stat().st_mtime_ns == first  # nothing changed, nothing is done
-    row = next((folder / "02_baseline_losses" / "runs").glob("contrastive-seed0-*.json"))
-    changed = json.loads(row.read_text()) | {"metric_map_at_r": 0.5}
-    row.write_text(json.dumps(changed))
-    runs = folder / "02_baseline_losses" / "runs.csv"
-    frame = pd.read_csv(runs)
-    frame.loc[frame["run_id"] == row.stem, "metric_map_at_r"] = 0.5
-    frame.to_csv(runs, index=False)
+    official = folder / "official" / "02_baseline_losses"
+    shutil.copytree(folder / "02_baseline_losses", official)
+    row = next((official / "runs").glob("contrastive-seed0-*.json"))
+    row.write_text(json.dumps(json.loads(row.read_text()) | {"metric_map_at_r": 0.5}))
     assert run_dmlkit(*arguments).returncode == 0
     assert executed.stat().st_mtime_ns > first
-    assert np.isfinite(frame["metric_map_at_r"]).all()
+    rows = finished_rows(folder / "02_baseline_losses").query("method == 'contrastive'")
+    by_seed = rows.set_index("seed")["metric_map_at_r"]
+    found = pd.read_csv(folder / CHAPTER / "tables" / "official.csv", index_col="method")
+    line = found.loc["2 contrastive"]
+    assert line["random splits"] == pytest.approx(100 * by_seed.mean(), abs=0.051)
+    assert line["random splits, deviation"] == pytest.approx(100 * by_seed.std(), abs=0.051)
+    by_seed[0] = 0.5
+    assert line["official split"] == pytest.approx(100 * by_seed.mean(), abs=0.051)
+    assert line["official split, rank"] == 1  # far above all others
+    assert found.loc["frozen_trunk"].isna().sum() == 2  # it has no rank
+    said = (folder / CHAPTER / "tables" / "official.md").read_text()
+    assert "Kendall's tau: chapter 2: " in said

@@ -91,6 +91,15 @@ def test_a_row_without_its_results_by_class_cannot_be_read(folder):
     assert path.name in line and "cannot be read" in line and str(folder) not in line
 
 
+def test_rows_of_the_official_split_are_checked_with_those_beside_them(folder):
+    official = folder.parent / "official" / folder.name
+    shutil.copytree(folder, official)
+    edit(a_row(official), seed=7)
+    problems, remarks = check_rows(folder.parent)
+    assert problems and all(line.startswith(f"official/{folder.name}/") for line in problems)
+    assert " rows of 2 chapters, " in remarks[-1]
+
+
 def test_half_a_row_cannot_be_read(folder):
     path = a_row(folder)
     path.write_text(path.read_text()[:100])

@@ -230,7 +230,7 @@ def test_the_table_of_runs_leaves_to_json_what_nobody_compares_and_more_than_six
     results.save(run, NAMES, evaluation, fit=Fit([{"step": 2, "images_seen": 12345678, "loss": 1}]))
     rows = results.load([run])
     assert {"params", "versions", "data_fingerprint", "history"} <= set(rows.columns)
-    assert rows.loc[0, "metric_nmi"] == 0.666666667
+    assert rows.loc[0, "metric_nmi"] == 0.6666667
     written = pd.read_csv(results.folder / "runs.csv", dtype=str).loc[0]
     assert not {"params", "versions", "data_fingerprint", "history"} & set(written.index)
     assert written["metric_nmi"] == "0.666667"
@@ -351,6 +351,15 @@ def test_a_search_is_made_once_for_each_method_and_replicate_and_kept(make):
     make(SEARCH_TRIALS=3).trials("contrastive", 0, "f", search)
     make(RESUME=False).trials("contrastive", 0, "f", search)
     assert len(made) == 4
+
+
+def test_a_search_found_again_chooses_the_same(make):
+    def search():
+        return [Trial({"margin": 0.1}, {10: 0.25000000001}), Trial({"margin": 0.2}, {20: 0.25})]
+
+    first = make().trials("contrastive", 0, "f", search)
+    assert [trial.score for trial in first] == [0.25, 0.25]
+    assert make().trials("contrastive", 0, "f", search) == first
 
 
 def test_a_search_by_other_code_is_made_anew(make, monkeypatch):

@@ -89,11 +89,12 @@ def test_a_chapter_that_reads_others_comes_after_them(monkeypatch, tmp_path, clu
     assert order == []
 
 
-def test_what_a_chapter_reads_makes_it_stale(tmp_path):
+@pytest.mark.parametrize("place", [".", "official"])
+def test_what_a_chapter_reads_makes_it_stale(tmp_path, place):
     parameters = {"RESULTS_DIR": str(tmp_path), "CHAPTERS": [CHAPTER]}
     before = running._inputs("07_all_methods", parameters)
-    (tmp_path / CHAPTER).mkdir()
-    (tmp_path / CHAPTER / "runs.csv").write_text("run_id\n")
+    (tmp_path / place / CHAPTER).mkdir(parents=True)
+    (tmp_path / place / CHAPTER / "runs.csv").write_text("run_id\n")
     assert running._inputs("07_all_methods", parameters) != before
 
 
