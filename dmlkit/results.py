@@ -2,9 +2,10 @@
 
 ``<RESULTS_DIR>/<chapter>/`` holds ``runs/<run_id>.json`` (the row and its learning curve) with
 ``<run_id>.npz`` (results by test class, which ``tested-*.npz`` lists), ``parameters/`` with what
-many rows share (parameters of the chapter; machine, code and versions), ``runs.csv`` with what of
-the rows a reader compares, ``searches/<run_id>.json`` (what a search tried and how it did on
-held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and the executed
+many rows share (parameters of the chapter; machine, code and versions; names of metrics),
+``runs.csv`` with what of the rows a reader compares, ``searches/<run_id>.json`` (what a search
+tried and how it did on held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and
+the executed
 ``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several runs share)
 stay local.
 """
@@ -471,7 +472,8 @@ def what_rows_are(rows: pd.DataFrame) -> str:
 def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
     """Write a row, its learning curve by column, and once what it shares.
 
-    That is parameters, with the rows beside it, and all metrics where the step chosen is the last.
+    That is parameters and the names of its metrics, with the rows beside it, and all metrics where
+    the step chosen is the last.
 
     Args:
         path: of the row, in ``runs/``.
@@ -482,12 +484,15 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
     columns = {name for point in row["history"] for name in point}
     curve = {name: [point.get(name) for point in row["history"]] for name in sorted(columns)}
     made = _share(path, {name: row[name] for name in CIRCUMSTANCES})
-    stored = {name: value for name, value in row.items() if name not in CIRCUMSTANCES}
+    metrics = {name: value for name, value in row.items() if name.startswith("metric_")}
+    elsewhere = {*metrics, *CIRCUMSTANCES}
+    at_last = {name for name in metrics if name.endswith("_last")}
+    chosen = {name: value for name, value in metrics.items() if name not in at_last}
+    if chosen == {name.removesuffix("_last"): metrics[name] for name in at_last}:
+        metrics = chosen
+    stored = {name: value for name, value in row.items() if name not in elsewhere}
+    stored |= {"metrics": _share(path, {"metrics": [*metrics]}), "values": [*metrics.values()]}
     stored |= {"params": own, "made": made, "parameters": _share(path, shared), "history": curve}
-    last = {name for name in row if name.endswith("_last")}
-    chosen = {name.removesuffix("_last"): row[name] for name in last}
-    if chosen == {n: v for n, v in row.items() if n.startswith("metric_") and n not in last}:
-        stored = {name: value for name, value in stored.items() if name not in last}
     with write_atomically(path) as writable:
         writable.write_text(json.dumps(stored, separators=(",", ":")))
 
@@ -522,22 +527,22 @@ def read_row(path: Path) -> dict[str, Any]:
 def _read_row(path: Path) -> dict[str, Any]:
     row = json.loads(path.read_text())
     try:
-        shared, made = (_shared(path, row.pop(name)) for name in ("parameters", "made"))
+        shared, made, names = (_shared(path, row.pop(n)) for n in ("parameters", "made", "metrics"))
+        metrics = dict(zip(names["metrics"], row.pop("values"), strict=True))
     except KeyError as error:
         raise ValueError(
             f"{path} is of an earlier version of the book; run its chapter again"
         ) from error
+    if not any(name.endswith("_last") for name in metrics):
+        metrics |= {f"{name}_last": value for name, value in metrics.items()}
     curve = row.pop("history")
     history = [
         {k: v for k, v in zip(curve, point, strict=True) if v is not None}
         for point in zip(*curve.values(), strict=True)
     ]
-    if not any(name.endswith("_last") for name in row):
-        names = [*row]
-        behind = names.index("selected_step")  # the metrics
-        chosen = [name for name in names[:behind] if name.startswith("metric_")]
-        last = {f"{name}_last": row[name] for name in chosen}
-        row = {n: row[n] for n in names[:behind]} | last | {n: row[n] for n in names[behind:]}
+    behind = [*row].index("selected_step")  # where metrics stand in a row
+    parts = [*row.items()]
+    row = dict(parts[:behind]) | metrics | dict(parts[behind:])
     return row | made | {"params": shared | row["params"], "history": history}
 
 

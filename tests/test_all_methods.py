@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmlkit.results import finished_rows
+from dmlkit.results import finished_rows, read_row, write_row
 
 CHAPTER = "07_all_methods"
 COMPARED = ("02_baseline_losses", "03_norm_softmax", "04_self_supervised_ranking", "05_slade")
@@ -124,7 +124,9 @@ def test_it_is_run_again_when_rows_of_the_official_split_come_and_without_embedd
     official = folder / "official" / "02_baseline_losses"
     shutil.copytree(folder / "02_baseline_losses", official)
     row = next((official / "runs").glob("contrastive-seed0-*.json"))
-    row.write_text(json.dumps(json.loads(row.read_text()) | {"metric_map_at_r": 0.5}))
+    parameters = json.loads(row.read_text())["parameters"]
+    parameters = json.loads((official / "parameters" / f"{parameters}.json").read_text())
+    write_row(row, read_row(row) | {"metric_map_at_r": 0.5}, parameters)
     assert run_dmlkit(*arguments).returncode == 0
     assert executed.stat().st_mtime_ns > first
     rows = finished_rows(folder / "02_baseline_losses").query("method == 'contrastive'")

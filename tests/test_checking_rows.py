@@ -26,12 +26,12 @@ def a_row(folder, method="contrastive", seed=1):
 
 
 def edit(path, **changes):
-    stored = json.loads(path.read_text())
-    if made := {name: changes.pop(name) for name in CIRCUMSTANCES if name in changes}:
-        shared = (path.parents[1] / "parameters" / f"{stored['parameters']}.json").read_text()
-        write_row(path, read_row(path) | made, json.loads(shared))
-        stored = json.loads(path.read_text())
-    path.write_text(json.dumps(stored | changes))
+    shared = {*CIRCUMSTANCES, *(name for name in changes if name.startswith("metric_"))}
+    if made := {name: changes.pop(name) for name in shared if name in changes}:
+        parameters = json.loads(path.read_text())["parameters"]
+        of_chapter = (path.parents[1] / "parameters" / f"{parameters}.json").read_text()
+        write_row(path, read_row(path) | made, json.loads(of_chapter))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def edit_all(folder, **changes):

@@ -76,7 +76,8 @@ def test_rows_share_the_parameters_of_the_chapter_and_their_circumstances(make, 
     assert "code" not in stored[0] and stored[0]["made"] == stored[1]["made"]
     shared = results.folder / "parameters" / f"{stored[0]['parameters']}.json"
     assert json.loads(shared.read_text()) == results.settings
-    assert len([*shared.parent.iterdir()]) == 2
+    assert stored[0]["metrics"] == stored[1]["metrics"] and "metric_map_at_r" not in stored[0]
+    assert len([*shared.parent.iterdir()]) == 3  # the metrics' names are the third
     assert [read_row(path) for path in paths] == rows
     assert results.is_finished(runs[1])
     shared.unlink()  # a row without its parameters is made again
@@ -96,7 +97,9 @@ def test_a_row_that_chose_its_last_step_stores_its_metrics_once(make, evaluation
     results = make()
     row = results.save(results.run("contrastive", 0, "f"), NAMES, evaluation)
     (path,) = (results.folder / "runs").glob("*.json")
-    assert "_last" not in path.read_text()
+    stored = json.loads(path.read_text())
+    names = json.loads((path.parents[1] / "parameters" / f"{stored['metrics']}.json").read_text())
+    assert len(stored["values"]) == len(names["metrics"]) == len(evaluation.metrics)
     assert [*read_row(path)] == [*row] and "metric_map_at_r_last" in row
 
 

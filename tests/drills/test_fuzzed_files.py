@@ -350,7 +350,7 @@ def foreign_rows(folder):
     search.parent.mkdir()
     search.write_text(json.dumps({"trials": [{"settings": {}, "scores": {"5": 0.5}}]}))
     row = min((folder / "runs").glob("contrastive-*.json"))
-    shared = [json.loads(row.read_text())[name] for name in ("parameters", "made")]
+    shared = [json.loads(row.read_text())[name] for name in ("parameters", "made", "metrics")]
     names = ("runs.csv", "claims.csv", "chapter.ipynb", "tables/main.csv", "tables/main.md")
     files = [row, row.with_suffix(".npz"), min((folder / "runs").glob("tested-*")), search]
     files += [folder / "parameters" / f"{name}.json" for name in shared]
