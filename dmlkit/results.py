@@ -558,13 +558,17 @@ def finished_rows(folder: Path) -> pd.DataFrame:
 
 def _share(row: Path, values: dict[str, Any]) -> str:
     """Write what rows share, once, and return the name of the file."""
-    text = json.dumps(values, indent=1) + "\n"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = (json.dumps(values, indent=1) + "\n").encode()
+    digest = _digest(text)
     path = row.parent.parent / "parameters" / f"{digest}.json"
-    if not path.exists():
+    if not path.exists() or path.read_bytes() != text:  # damaged
         with write_atomically(path) as writable:
-            writable.write_text(text)
+            writable.write_bytes(text)
     return digest
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def _shared(row: Path, digest: str) -> dict[str, Any]:
@@ -573,10 +577,10 @@ def _shared(row: Path, digest: str) -> dict[str, Any]:
         raise ValueError(f"{row} names {digest!r}, no file of parameters; make its run again")
     path = row.parent.parent / "parameters" / f"{digest}.json"
     with _named(path):
-        shared = json.loads(path.read_text())
-        if not isinstance(shared, dict):
-            raise TypeError("it holds no names and values")
-    return shared
+        text = path.read_bytes()
+        if _digest(text) != digest:
+            raise ValueError("it was changed")
+        return json.loads(text)
 
 
 def is_kept_by_class(metric: str) -> bool:

@@ -84,6 +84,23 @@ def test_rows_share_the_parameters_of_the_chapter_and_their_circumstances(make, 
     assert not results.is_finished(runs[1])
 
 
+@pytest.mark.parametrize("of", ["parameters", "made", "metrics"])
+def test_what_rows_share_is_written_again_with_a_row_where_it_was_changed(make, evaluation, of):
+    results = make()
+    run = results.run("contrastive", 0, "f")
+    row = results.save(run, NAMES, evaluation)
+    path = results.folder / "runs" / f"{run.run_id}.json"
+    shared = path.parents[1] / "parameters" / f"{json.loads(path.read_text())[of]}.json"
+    shared.write_text(shared.read_text().replace("1", "2").replace("recall", "precision"))
+    assert not results.is_finished(run)
+    with pytest.raises(ValueError, match=f"{shared.name} cannot be read .it was changed"):
+        read_row(path)
+    again = results.save(run, NAMES, evaluation)
+    assert results.is_finished(run) and read_row(path) == again == row | {
+        "peak_mib": again["peak_mib"]
+    }
+
+
 def test_selected_and_last_results_are_kept_apart(make, evaluation):
     results = make()
     other = evaluate_embeddings(torch.eye(6), torch.tensor([0, 0, 1, 1, 2, 3]), ks=(1, 2))
