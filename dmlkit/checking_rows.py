@@ -44,7 +44,7 @@ def check_rows(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         FileNotFoundError: no results are there.
     """
-    places = ("runs", "*/runs", "official/*/runs")  # the last: rows of the official split
+    places = ("runs", "*/runs", "*/*/runs")  # the last: of the official split and the like
     runs = [path for place in places for path in sorted(folder.glob(place)) if path.is_dir()]
     if not runs:
         raise FileNotFoundError(f"{folder} holds no results: there is no runs/ in it or below it")
