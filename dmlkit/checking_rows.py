@@ -153,6 +153,14 @@ def _chosen(folder: Path, method: str, seed: int) -> dict[str, Any]:
     return {}
 
 
+def _searched(folder: Path, method: str, seed: int) -> frozenset[str]:
+    """Return the names of what was searched for a method; none where that cannot be read."""
+    try:
+        return frozenset(_chosen(folder, method, seed))
+    except ValueError:  # which was said already
+        return frozenset()
+
+
 def _run_ids(folder: Path, rows: pd.DataFrame, remarks: list[str]) -> Iterator[str]:
     """Yield rows whose run_id is not the digest of what determines them."""
     shared = {
@@ -160,10 +168,14 @@ def _run_ids(folder: Path, rows: pd.DataFrame, remarks: list[str]) -> Iterator[s
         for name in rows["parameters"].unique()
     }
     guesses, unknown = _settings_named(folder.name, rows["params"].iloc[0]), 0
-    for _, of_method in rows.groupby("method"):
+    for method, of_method in rows.groupby("method"):
         best, is_right = guesses[0], np.zeros(len(of_method), dtype=bool)
+        of_search = [_searched(folder, method, seed) for seed in of_method["seed"]]
         for names in guesses:
-            again = [_run_id(row, shared[row.parameters], names) for row in of_method.itertuples()]
+            again = [
+                _run_id(row, shared[row.parameters], names | searched)
+                for row, searched in zip(of_method.itertuples(), of_search, strict=True)
+            ]
             if (found := of_method["run_id"].to_numpy() == again).sum() > is_right.sum():
                 best, is_right = names, found
             if is_right.all():
