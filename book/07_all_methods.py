@@ -487,7 +487,7 @@ if pictured:
 # vertical line is zero.
 
 # %% mystnb={"image": {"alt": "Published differences beside ours with intervals, a row per claim."}}
-judged = ledger([resolve(RESULTS_DIR)])
+judged, both = ledger([resolve(RESULTS_DIR)]), ()
 judged = judged[judged["chapter"].isin(CHAPTERS)]
 if len(judged):
     # A number, or from one to another, at the beginning of what claims.csv says.
@@ -499,10 +499,32 @@ if len(judged):
         results.save_figure("published", beside_published(both))
 
 # %% [markdown]
-# In `features` most dots of losses (E1) stand nearer to zero than their diamonds; those of SLADE's student and its mining (D1, D3b) stand on the
-# other side of zero, and a larger dimension (C4a) gains more than was published. Where a bar is long, as mostly in `birds`, it holds the diamond and
-# zero alike, and says little.
+# In `features` most dots of losses (E1) stand nearer to zero than their diamonds; those of SLADE's student (D1) stand at zero, those of its mining and
+# its loss in chapter 6 (D3b, D4a) on the other side of it, and a larger dimension (C4a) gains more than was published. Where a bar is long, as mostly
+# in `birds`, it holds the diamond and zero alike, and says little.
 #
+# In numbers: whether what was published lies inside our interval, the wider of two. Where it does and zero does, too, both are possible: nobody can
+# tell here. *Detectable* is the true difference that a comparison of this size would call significant four times in five, before Holm's correction
+# (Holm, 1979).
+
+# %%
+shown = "No claim with a published difference was judged here."
+if len(both):
+    low, high = (100 * both[list(ends)] for ends in (("low", "t_low"), ("high", "t_high")))
+    low, high = low.min(axis=1), high.max(axis=1)
+    is_inside = both["published_low"].le(high) & both["published_high"].ge(low)
+    reach = {
+        "published": both["published"].str.extract(r"^([+-]?[\d.]+(?:-[\d.]+)?)")[0],
+        "difference": (100 * both["difference"]).map("{:+.1f}".format),
+        "interval": [f"[{a:+.1f}, {b:+.1f}]" for a, b in zip(low, high, strict=True)],
+        "detectable": (100 * both["detectable"]).map("{:.1f}".format),
+        "published inside": np.where(is_inside, "yes", "no"),
+        "verdict": both["verdict"],
+    }
+    shown = results.save_table("reach", pd.DataFrame(reach).set_index(both["claim"]))
+shown
+
+# %% [markdown]
 # ## The ledger
 #
 # All claims that these chapters could judge, by paper and verdict (chapter 2 says how). Then every claim over all profiles that stand in the

@@ -48,7 +48,15 @@ def test_nothing_is_trained_and_all_is_shown(smoke):
     figures = {path.stem for path in (folder / "figures").iterdir()}
     assert figures == {"differences", "cost", "maps", "extremes", "published"}
     tables = {path.stem for path in (folder / "tables").glob("*.csv")}
-    assert tables == {"chapters", "all_methods", "variation", "shape", "verdicts", "ledger"}
+    assert tables == {
+        "chapters",
+        "all_methods",
+        "variation",
+        "shape",
+        "reach",
+        "verdicts",
+        "ledger",
+    }
     assert "A part of the data" in (folder / "tables" / "all_methods.md").read_text()
 
 
