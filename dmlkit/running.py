@@ -162,7 +162,9 @@ def _run_plan(
         several = num_workers(client) > 1
 
         def submit(chapter: str, parameters: dict, part: str, rows: list, read: list) -> Any:
-            key = f"{chapter} {part} {started}"
+            # Up to the hyphen it says which tasks are of one kind; else Dask leaves them where
+            # they are, with one worker idle beside another's queue.
+            key = f"{chapter}-{part} {started}"
             how = (chapter, parameters, part, processes, environment)
             # A chapter is drawn as soon as it can be.
             priority = 0 if part else 1
@@ -249,7 +251,7 @@ def _failure_of(future: Any) -> str | None:
     error = future.exception()
     if error is None:
         return future.result()
-    what = future.key.rpartition(" ")[0].strip()
+    what = future.key.rpartition(" ")[0].replace("-", " ").strip()
     return f"{what}: {type(error).__name__}: {error}"
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import nbformat
 import pytest
 from distributed import Client, LocalCluster
+from distributed.utils import key_split
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
@@ -69,6 +70,23 @@ def test_kernels_get_the_environment_of_the_caller_with_kept_memory(monkeypatch,
     os.environ |= before
     assert seen[0]["MALLOC_MMAP_MAX_"] == "0" and seen[0]["MALLOC_TRIM_THRESHOLD_"] == "1000"
     assert "OMP_NUM_THREADS" not in seen[0]
+
+
+def test_replicates_of_a_chapter_are_of_one_kind_for_dask_so_that_no_worker_idles(
+    monkeypatch, tmp_path, cluster
+):
+    keys = []
+
+    class Noting(Client):
+        def submit(self, *arguments, key, **options):
+            keys.append(key)
+            return super().submit(*arguments, key=key, **options)
+
+    monkeypatch.setitem(globals(), "Client", Noting)
+    monkeypatch.setattr(running, "execute", lambda *_: None)
+    parameters = {"RESULTS_DIR": str(tmp_path), "SEEDS": [0, 1, 2], "STEPS": 200}
+    running.run_book([CHAPTER], "smoke", parameters)
+    assert len(set(keys)) == 4 and {key_split(key) for key in keys} == {CHAPTER}
 
 
 def test_a_chapter_that_reads_others_comes_after_them(monkeypatch, tmp_path, cluster):
