@@ -557,7 +557,7 @@ results.save_table("ledger", show_ledger(ledger(beside)))
 #
 # **NormSoftmax (Zhai and Wu, 2019).** Held: it is not worse than semi-hard triplets (B, C1b); more dimensions retrieve better (F, C4a: nine points from 64 to 512, where the paper gained four, on other data and a whole network); a temperature of 0.05 beats four times as much (F, C4d). *Reversed*: that a tenth of the classes in each softmax, with
 # importance weights, changes nothing (O, C6b: -3.8 points of R@1). Diagnosis: a sweep over the share rises without a plateau up to all classes, with the weights as without; they restore the gradient that the embeddings of one step get, but a class vector still meets its
-# wrong images in a tenth of the steps only (chapter 3). Whether more steps close the gap was not tried yet. Layer norm (+1.2, B) and bits (-2.0, F) lie near what was published, balanced batches on the other side of zero (-5.5, B), all unresolved.
+# wrong images in a tenth of the steps only (chapter 3). Whether more steps close the gap was not tried yet. Bits (-2.0, F) cost what was published, layer norm gains less (+1.2, B; published 4.3, outside the interval), balanced batches lie on the other side of zero (-5.5, B), all unresolved.
 #
 # **A reality check (Musgrave et al., 2020)** says that losses differ less than their papers claim. No equivalence within half a point is shown: ten splits would have to tell 0.5 points, and tell one to two and a half. But where that paper itself still has a loss 1.3 to 3.4 points behind contrastive (both forms of Margin, NT-Xent, FastAP, ProxyNCA, NormSoftmax, Multi-Similarity without its
 # miner, triplets), our intervals lie around zero and exclude it (F, all but triplets): on frozen features, after the same search, losses are closer still.
