@@ -77,7 +77,7 @@ def test_the_table_shows_the_means_of_the_rows(smoke):
     assert list(table.index) == REFERENCES + METHODS
     for method, shown in table["MAP@R"].items():
         expected = 100 * rows.loc[rows["method"] == method, "metric_map_at_r"].mean()
-        assert shown.split(" [")[0] == f"{expected:.1f}"
+        assert float(shown.split(" [")[0]) == pytest.approx(expected, abs=0.051)
     assert (table["n"] == 2).all()
 
 
@@ -570,7 +570,9 @@ def test_every_sweep_of_the_slade_ablations_is_shown_and_what_changes_nothing_ha
             own = f"{sweep}_{value.removesuffix(', teacher')}{'_teacher' * (', ' in value)}"
             method = own if own in methods else "teacher" if is_teacher else "student"
             expected = 100 * rows[method, 0]["metric_map_at_r"]
-            assert line["MAP@R"].split(" [")[0] == f"{expected:.1f}", (sweep, value)
+            shown_mean = float(line["MAP@R"].split(" [")[0])
+            # From results by class, kept as float32: a tie may round to the other side.
+            assert shown_mean == pytest.approx(expected, abs=0.051), (sweep, value)
             found.add(method)
     assert found == methods  # every row is a line of a table
     served = (
