@@ -157,7 +157,7 @@ def _differs(table: pd.DataFrame, rows: pd.DataFrame, by_class: dict[str, Scores
         [float(n) for n in NUMBER.findall(" ".join(t[columns].to_numpy().ravel()))]
         for t in (again, table)
     )
-    # By class, results are kept as float32, so that a last digit may be rounded the other way.
+    # By class, results are kept rounded, so that a last digit may be rounded the other way.
     return len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=0, atol=0.11)
 
 

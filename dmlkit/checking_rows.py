@@ -24,7 +24,7 @@ from dmlkit.fingerprint import code_fingerprint
 from dmlkit.intervals import Scores
 from dmlkit.paths import PROJECT_ROOT
 from dmlkit.provenance import commit
-from dmlkit.results import file_digest, read_row, read_scores, trials_of
+from dmlkit.results import STEPS_OF_ONE, file_digest, read_row, read_scores, trials_of
 from dmlkit.search import best_of
 
 _digest_of = cache(file_digest)
@@ -103,7 +103,7 @@ def _row(row: dict[str, Any], scores: Scores) -> Iterator[str]:
             yield f"{name} = {value} is not between {low} and {high}; make the run again"
         if name.removeprefix("metric_") in scores and name.startswith("metric_"):
             mean = np.average(scores[name.removeprefix("metric_")], weights=scores["queries"])
-            if not abs(mean - value) < 1e-6:
+            if not abs(mean - value) < 1 / STEPS_OF_ONE:
                 yield f"{name} = {value:.6f} but {mean:.6f} in its .npz; send both again"
     if scores["queries"].sum() != row["num_queries"]:
         yield "num_queries is not that of its .npz; send both again"

@@ -50,6 +50,8 @@ NOT_IN_RUN = {
 
 # Of metrics and of scores in searches: as many as the float32 behind them has.
 DIGITS = 7
+# Of results by class, in [-1, 1]: whole numbers of 16 bits take two thirds of the space of float32.
+STEPS_OF_ONE = 2**15 - 1
 
 # What is the same in all rows of one sitting: consecutive in a row, and kept once.
 CIRCUMSTANCES = ("device", "threads", "precision", "code", "commit", "versions", "data_fingerprint")
@@ -595,8 +597,11 @@ def write_scores(path: Path, scores: Scores) -> None:
     """Write results by class, what all methods of a replicate share beside them and once.
 
     That is which classes were tested with how many queries, a third of the space; it names the
-    array of metrics, one of its fields each. (Every further array costs hundreds of bytes.) To
-    seven digits.
+    array of metrics, one of its fields each. (Every further array costs hundreds of bytes.) A value
+    is kept to the nearest 1/32767, a thousandth of what classes differ by.
+
+    Raises:
+        ValueError: a metric is not between -1 and 1.
     """
     tested = {name: scores[name] for name in ABOUT_LINES}
     digest = hashlib.sha256(b"".join(values.tobytes() for values in tested.values()))
@@ -604,9 +609,11 @@ def write_scores(path: Path, scores: Scores) -> None:
     if not (path.parent / f"{shared}.npz").exists():
         _write_arrays(path.parent / f"{shared}.npz", **tested)
     metrics = [name for name in scores if name not in tested]
-    values = np.empty(len(tested["queries"]), [(name, np.float32) for name in metrics])
+    values = np.empty(len(tested["queries"]), [(name, np.int16) for name in metrics])
     for name in metrics:
-        values[name] = scores[name]
+        if not (np.abs(scores[name]) <= 1).all():  # nor is NaN
+            raise ValueError(f"{path.stem}: results by class of {name} are not between -1 and 1")
+        values[name] = np.round(scores[name] * STEPS_OF_ONE)
     _write_arrays(path, **{shared: values})
 
 
@@ -623,7 +630,9 @@ def read_scores(path: Path) -> Scores:
         if not re.fullmatch("tested-[0-9a-f]{12}", shared):  # it becomes the name of a file
             raise ValueError(f"it names {shared!r}")
         values = stored[shared]
-        metrics = {name: values[name].astype(float) for name in values.dtype.names}
+        # In rows of an earlier version they are float32, and no steps.
+        one = STEPS_OF_ONE if values[values.dtype.names[0]].dtype == np.int16 else 1.0
+        metrics = {name: values[name] / one for name in values.dtype.names}
     beside = path.parent / f"{shared}.npz"
     with _named(beside), np.load(beside) as tested:
         return {name: tested[name] for name in ABOUT_LINES} | metrics
