@@ -238,13 +238,12 @@ if to_baseline:
 # what one random split has with the mean of the others.
 
 # %%
-of_official = {
-    chapter: finished_rows(resolve(RESULTS_DIR) / "official" / chapter)
-    for chapter in rows_of
-    if (resolve(RESULTS_DIR) / "official" / chapter / "runs.csv").exists()
-}
 on_both, agreement = [], {}
-for chapter, rows in of_official.items():
+for chapter in rows_of:
+    folder = resolve(RESULTS_DIR) / "official" / chapter
+    if not (folder / "runs.csv").exists():
+        continue
+    rows = finished_rows(folder)
     of_chapter = every[every["chapter"] == chapter]
     on_random, on_official = (
         100 * of_rows.pivot_table(index="seed", columns="method", values=f"metric_{METRIC}")
@@ -495,10 +494,16 @@ judged, both = ledger([resolve(RESULTS_DIR)]), ()
 judged = judged[judged["chapter"].isin(CHAPTERS)]
 if len(judged):
     # A number, or from one to another, at the beginning of what claims.csv says.
-    printed = judged["published"].str.extract(r"^([+-]?\d+\.?\d*)(?:-(\d+\.?\d*))?").astype(float)
-    spans = printed.set_axis(["published_low", "published_high"], axis=1)
-    spans["published_high"] = spans["published_high"].fillna(spans["published_low"])
-    both = judged.join(spans).dropna(subset=["published_low"])
+    printed = judged["published"].str.extract(r"^(([+-]?\d+\.?\d*)(?:-(\d+\.?\d*))?)")
+    both = judged.assign(
+        published=printed[0],
+        published_low=printed[1].astype(float),
+        published_high=printed[2].fillna(printed[1]).astype(float),
+        difference=100 * judged["difference"],
+        low=100 * judged[["low", "t_low"]].min(axis=1),
+        high=100 * judged[["high", "t_high"]].max(axis=1),
+        detectable=100 * judged["detectable"],
+    ).dropna(subset=["published_low"])
     if len(both):
         results.save_figure("published", beside_published(both))
 
@@ -514,14 +519,12 @@ if len(judged):
 # %%
 shown = "No claim with a published difference was judged here."
 if len(both):
-    low, high = (100 * both[list(ends)] for ends in (("low", "t_low"), ("high", "t_high")))
-    low, high = low.min(axis=1), high.max(axis=1)
-    is_inside = both["published_low"].le(high) & both["published_high"].ge(low)
+    is_inside = both["published_low"].le(both["high"]) & both["published_high"].ge(both["low"])
     reach = {
-        "published": both["published"].str.extract(r"^([+-]?[\d.]+(?:-[\d.]+)?)")[0],
-        "difference": (100 * both["difference"]).map("{:+.1f}".format),
-        "interval": [f"[{a:+.1f}, {b:+.1f}]" for a, b in zip(low, high, strict=True)],
-        "detectable": (100 * both["detectable"]).map("{:.1f}".format),
+        "published": both["published"],
+        "difference": both["difference"].map("{:+.1f}".format),
+        "interval": [f"[{claim.low:+.1f}, {claim.high:+.1f}]" for claim in both.itertuples()],
+        "detectable": both["detectable"].map("{:.1f}".format),
         "published inside": np.where(is_inside, "yes", "no"),
         "verdict": both["verdict"],
     }

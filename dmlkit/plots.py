@@ -133,17 +133,17 @@ def differences(table: pd.DataFrame, label: str) -> Figure:
 
 
 def beside_published(claims: pd.DataFrame) -> Figure:
-    """Draw our difference of each claim, with the wider 95 % interval, and the published one.
+    """Draw our difference of each claim, with its 95 % interval, and the published one.
 
     Args:
-        claims: as ``dmlkit.claims.judge`` returns them, with the published difference in points as
-            ``published_low`` and ``published_high``, equal where a single number was printed.
+        claims: ``claim``, ``statement`` and, in points, ``difference``, the ends of its interval
+            ``low`` and ``high``, and those of what was published ``published_low`` and
+            ``published_high``, equal where a single number was printed.
     """
     claims = claims.iloc[::-1]  # the first line on top
     figure, axis = plt.subplots(figsize=(9, 0.3 * len(claims) + 1.2))
-    at, mean = np.arange(len(claims)), 100 * claims["difference"]
-    low, high = claims[["low", "t_low"]].min(axis=1), claims[["high", "t_high"]].max(axis=1)
-    spans = [mean - 100 * low, 100 * high - mean]
+    at, mean = np.arange(len(claims)), claims["difference"]
+    spans = [mean - claims["low"], claims["high"] - mean]
     axis.errorbar(mean, at, xerr=spans, fmt="o", capsize=3, label="this book")
     ends = claims["published_low"], claims["published_high"]
     axis.hlines(at, *ends, color="C1", linewidth=2)
