@@ -11,6 +11,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from dmlkit.datasets import ImageSet
@@ -178,14 +179,23 @@ def cost_and_result(methods: pd.DataFrame, value: str) -> Figure:
             at = (method["seconds"], method["value"])
             halo = [withStroke(linewidth=2.5, foreground="white")]  # legible before other marks
             style = {"fontsize": 8, "path_effects": halo, "zorder": 3}
-            axis.annotate(name, at, (4, 4), textcoords="offset points", **style)
-    for name, method in methods[methods["seconds"] == 0].iterrows():
-        axis.axhline(method["value"], color="0.5", linestyle="--", linewidth=1, zorder=1)
-        at = (1, method["value"])
-        axis.annotate(name, at, xycoords=("axes fraction", "data"), fontsize=8, va="center")
+            # To the upper left, where no dot can be; slanted, names of neighbours do not overlap.
+            slant = {"rotation": -35, "rotation_mode": "anchor", "ha": "right", "va": "bottom"}
+            axis.annotate(name, at, (-3, 3), textcoords="offset points", **style, **slant)
     axis.set(xlabel="training time of one run, seconds", ylabel=value)
+    axis.margins(x=0.2, y=0.15)  # for the names
+    untrained = methods[methods["seconds"] == 0].sort_values("value")
+    for method in untrained.itertuples():
+        axis.axhline(method.value, color="0.5", linestyle="--", linewidth=1, zorder=1)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high)
+    height = -np.inf
+    for name, method in untrained.iterrows():  # from below, each name above the one before
+        height = max(height + 0.04, (method["value"] - low) / (high - low))
+        axis.annotate(name, (1, height), xycoords="axes fraction", fontsize=8, va="center")
     if len(trained):
         axis.set_xscale("log")
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             ticks("{x:g}")
         figure.legend(loc="outside upper center", ncols=3, fontsize=8)
