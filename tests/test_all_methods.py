@@ -38,7 +38,7 @@ def test_differences_are_of_the_same_replicates(smoke, table):
     metric = "metric_map_at_r"
     expected = rows.loc["margin", metric] - baseline.loc["contrastive", metric]
     said = table.loc["4 margin", "MAP@R minus 2 contrastive"].split()[0]
-    assert float(said) == pytest.approx(100 * expected.mean(), abs=0.051)
+    assert float(said) == pytest.approx(100 * expected.mean(), abs=0.055)
     assert table.loc["2 contrastive", "MAP@R minus 2 contrastive"] == "–"
 
 
