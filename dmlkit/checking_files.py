@@ -13,7 +13,7 @@ import pandas as pd
 from dmlkit.datasets import PICTURES_MAY_BE_SHOWN
 from dmlkit.intervals import Scores
 from dmlkit.paths import PROJECT_ROOT
-from dmlkit.results import NOT_IN_TABLE, STEPS_OF_ONE
+from dmlkit.results import STEPS_OF_ONE, table_of_runs
 from dmlkit.tables import metric_title, summarise
 
 OF_A_CHAPTER = re.compile(
@@ -134,8 +134,8 @@ def _runs(path: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) -> Iterat
     listed = pd.read_csv(path)
     if extra := sorted(set(rows["run_id"]) - set(listed["run_id"])):
         yield f"runs/{extra[0]}.json: not in runs.csv, nor {len(extra) - 1} others; delete them"
-    written = rows[rows["run_id"].isin(listed["run_id"])].drop(columns=NOT_IN_TABLE)
-    written = pd.read_csv(StringIO(written.round(6).to_csv(index=False)))
+    written = table_of_runs(rows[rows["run_id"].isin(listed["run_id"])])
+    written = pd.read_csv(StringIO(written.to_csv(index=False)))
     if not listed.equals(written.reindex(columns=listed.columns)):
         yield f"runs.csv: not what runs/ holds; {AGAIN}"
 

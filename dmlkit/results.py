@@ -379,7 +379,7 @@ class ChapterResults:
             raise FailedRunsError("; ".join(failures) + ". All other runs are finished and kept")
 
     def load(self, runs: list[Run]) -> pd.DataFrame:
-        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``, to six decimals.
+        """Return the rows of ``runs``, sorted, and write them as ``runs.csv``.
 
         From then on tables and figures say where the rows do not stand for the data set.
         """
@@ -387,7 +387,7 @@ class ChapterResults:
         rows = rows.sort_values(["method", "seed"], ignore_index=True)
         self.stamp = what_rows_are(rows)
         with write_atomically(self.folder / "runs.csv") as path:
-            rows.drop(columns=NOT_IN_TABLE).round(6).to_csv(path, index=False)
+            table_of_runs(rows).to_csv(path, index=False)
         return rows
 
     def by_class(self, run_id: str) -> Scores:
@@ -450,6 +450,15 @@ class ChapterResults:
 
     def _embedding_path(self, run: Run) -> Path:
         return self.folder / "embeddings" / f"{run.run_id}.npy"
+
+
+def table_of_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what ``runs.csv`` holds: of each row what readers compare, to six decimals.
+
+    Metrics are those at the selected step; those at the last one stand in the rows alone.
+    """
+    at_last = [name for name in rows if name.startswith("metric_") and name.endswith("_last")]
+    return rows.drop(columns=[*NOT_IN_TABLE, *at_last]).round(6)
 
 
 def trials_of(search: dict[str, Any]) -> list[Trial]:

@@ -229,7 +229,7 @@ def test_the_chapter_on_evaluation_says_which_published_differences_can_be_resol
 
 
 def test_every_sweep_of_norm_softmax_is_run_and_only_equal_points_are_equal(smoke):
-    rows = pd.read_csv(smoke / NORM_SOFTMAX / "runs.csv").set_index(["method", "seed"])
+    rows = whole_rows(smoke / NORM_SOFTMAX).set_index(["method", "seed"]).sort_index()
     methods = set(rows.index.get_level_values("method"))
     for sweep in ("layer_norm", "images_per_class", "temperature", "dimension"):
         points = [name for name in methods if name.startswith(f"norm_softmax_{sweep}_")]

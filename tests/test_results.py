@@ -253,6 +253,7 @@ def test_the_table_of_runs_leaves_to_json_what_nobody_compares_and_more_than_six
     assert rows.loc[0, "metric_nmi"] == 0.6666667
     written = pd.read_csv(results.folder / "runs.csv", dtype=str).loc[0]
     assert not {"params", "versions", "data_fingerprint", "history"} & set(written.index)
+    assert "metric_nmi_last" in rows.columns and "metric_nmi_last" not in written.index
     assert written["metric_nmi"] == "0.666667"
     assert (written["images_seen"], written["commit"]) == ("12345678", rows.loc[0, "commit"])
 
