@@ -391,6 +391,8 @@ def _keep(
         for data in of_data:
             if "text/html" in data:  # a table, which every viewer shows by that
                 data.pop("text/plain", None)
+                # A row per line: the indentation of a line per cell is half of a table's bytes.
+                data["text/html"] = re.sub(r"\n\s+(?=<t[dh]>)", "", data["text/html"])
         for data in (data for data in of_data if "image/png" in data):
             png = base64.b64decode(data.pop("image/png"))
             stored = compressed(png, shows_images=shows_images)

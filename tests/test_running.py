@@ -20,6 +20,7 @@ from dmlkit import running, workers
 from tests.official_trees import make_tree
 
 CHAPTER = "02_baseline_losses"
+TABLE = "<table>\n  <tr>\n    <th>a</th>\n    <td>b</td>\n  </tr>\n</table>"
 
 
 def executed(*outputs, tags=()):
@@ -199,14 +200,14 @@ def test_kept_figures_are_compressed_and_nothing_else_is_changed(monkeypatch, pa
             assert (image.mode, image.size) == ("P" if kind == "png" else "RGB", (3, 2))
 
 
-def test_tables_are_kept_once(monkeypatch, parameters, tmp_path):
-    table = nbformat.v4.new_output("display_data", {"text/html": "<table>", "text/plain": "a  b"})
+def test_tables_are_kept_once_and_a_row_per_line(monkeypatch, parameters, tmp_path):
+    table = nbformat.v4.new_output("display_data", {"text/html": TABLE, "text/plain": "a  b"})
     value = nbformat.v4.new_output("display_data", {"text/plain": "3"})
     monkeypatch.setattr(running, "_papermill", lambda *_: executed(table, value))
     running.execute(CHAPTER, parameters)
     kept = nbformat.read(tmp_path / CHAPTER / "chapter.ipynb", as_version=4).cells[0].outputs
     assert [dict(output.data) for output in kept] == [
-        {"text/html": "<table>"},
+        {"text/html": "<table>\n  <tr><th>a</th><td>b</td>\n  </tr>\n</table>"},
         {"text/plain": "3"},
     ]
 
