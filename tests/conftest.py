@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from dmlkit import chapters
@@ -47,9 +48,15 @@ def run_dmlkit():
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory, run_dmlkit):
+def smoke(tmp_path_factory, worker_id, run_dmlkit):
     """Return the results folder of the smoke profile, executed once for all tests."""
-    folder = tmp_path_factory.mktemp("smoke")
-    finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", folder)
-    assert finished.returncode == 0, finished.stderr
+    of_all = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        of_all = of_all.parent  # which the processes of pytest-xdist share
+    folder, done = of_all / "smoke", of_all / "smoke-done"
+    with FileLock(of_all / "smoke-lock"):
+        if not done.exists():
+            finished = run_dmlkit("run", "--profile", "smoke", "--results-dir", folder)
+            assert finished.returncode == 0, finished.stderr
+            done.touch()
     return folder

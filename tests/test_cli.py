@@ -1,4 +1,4 @@
-"""The command and its refusals. See also test_book."""
+"""The command and its refusals. See also tests/book."""
 
 import pytest
 

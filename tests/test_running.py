@@ -1,4 +1,4 @@
-"""What the runner does when notebooks fail, and what it keeps of them. See also test_book."""
+"""What the runner does when notebooks fail, and what it keeps of them. See also tests/book."""
 
 import base64
 import errno
