@@ -24,7 +24,7 @@ test: $(READY) ## check style, notebooks and code, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/dmlkit sync --check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lab: $(READY) ## read and edit the chapters in JupyterLab
 	$(KEEP_MEMORY) $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book $(ARGS)

@@ -136,7 +136,8 @@ def _runs(path: Path, rows: pd.DataFrame, by_class: dict[str, Scores]) -> Iterat
         yield f"runs/{extra[0]}.json: not in runs.csv, nor {len(extra) - 1} others; delete them"
     written = table_of_runs(rows[rows["run_id"].isin(listed["run_id"])])
     written = pd.read_csv(StringIO(written.to_csv(index=False)))
-    if not listed.equals(written.reindex(columns=listed.columns)):
+    is_same = {*listed} == {*written} and listed.equals(written[listed.columns])
+    if not is_same:
         yield f"runs.csv: not what runs/ holds; {AGAIN}"
 
 

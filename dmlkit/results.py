@@ -5,9 +5,8 @@
 many rows share (parameters of the chapter; machine, code and versions; names of metrics),
 ``runs.csv`` with what of the rows a reader compares, ``searches/<run_id>.json`` (what a search
 tried and how it did on held-out training classes), ``tables/``, ``figures/``, ``claims.csv`` and
-the executed
-``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several runs share)
-stay local.
+the executed ``chapter.ipynb``; ``embeddings/``, ``pictures/`` and ``stages/`` (models that several
+runs share) stay local.
 """
 
 import hashlib
@@ -508,6 +507,10 @@ def write_row(path: Path, row: dict[str, Any], shared: dict[str, Any]) -> None:
         writable.write_text(json.dumps(stored, separators=(",", ":")))
 
 
+class DamagedFileError(ValueError):
+    """A file of results cannot be read. The message names it and the remedy."""
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Name the file in the error of one that is damaged."""
@@ -518,9 +521,9 @@ def _named(path: Path) -> Iterator[None]:
             raise
         raise OSError(f"{path} cannot be read ({error}); make its run again") from error
     except Exception as error:  # json, NumPy and zipfile let all kinds through for half a file
-        if isinstance(error, ValueError) and str(path) in str(error):
+        if isinstance(error, DamagedFileError):
             raise  # it says so already
-        raise ValueError(
+        raise DamagedFileError(
             f"{path} cannot be read ({error}); delete it, and its run is made again"
         ) from error
 
@@ -541,7 +544,7 @@ def _read_row(path: Path) -> dict[str, Any]:
         shared, made, names = (_shared(path, row.pop(n)) for n in ("parameters", "made", "metrics"))
         metrics = dict(zip(names["metrics"], row.pop("values"), strict=True))
     except KeyError as error:
-        raise ValueError(
+        raise DamagedFileError(
             f"{path} is of an earlier version of the book; run its chapter again"
         ) from error
     if not any(name.endswith("_last") for name in metrics):
@@ -569,29 +572,35 @@ def finished_rows(folder: Path) -> pd.DataFrame:
 
 def _share(row: Path, values: dict[str, Any]) -> str:
     """Write what rows share, once, and return the name of the file."""
-    text = (json.dumps(values, indent=1) + "\n").encode()
+    text = _text(values)
     digest = _digest(text)
     path = row.parent.parent / "parameters" / f"{digest}.json"
-    if not path.exists() or path.read_bytes() != text:  # damaged
+    if not path.exists() or path.read_text() != text:  # damaged
         with write_atomically(path) as writable:
-            writable.write_bytes(text)
+            writable.write_text(text)
     return digest
 
 
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:12]
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1) + "\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _shared(row: Path, digest: str) -> dict[str, Any]:
     """Return what ``_share`` wrote."""
     if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{12}", digest)):
-        raise ValueError(f"{row} names {digest!r}, no file of parameters; make its run again")
+        raise DamagedFileError(f"{row} names {digest!r}, no file of parameters; make its run again")
     path = row.parent.parent / "parameters" / f"{digest}.json"
     with _named(path):
-        text = path.read_bytes()
-        if _digest(text) != digest:
-            raise ValueError("it was changed")
-        return json.loads(text)
+        values = json.loads(path.read_text())
+        if _digest(_text(values)) != digest:  # layout and line ends may differ
+            raise DamagedFileError(
+                f"{path} was changed; restore it, or all rows that name it are made again"
+            )
+        return values
 
 
 def is_kept_by_class(metric: str) -> bool:
@@ -634,14 +643,16 @@ def read_scores(path: Path) -> Scores:
     """
     with _named(path), np.load(path) as stored:
         if len(stored.files) != 1:
-            raise ValueError(f"{path} is of an earlier version of the book; run its chapter again")
+            raise DamagedFileError(
+                f"{path} is of an earlier version of the book; run its chapter again"
+            )
         shared = stored.files[0]
         if not re.fullmatch("tested-[0-9a-f]{12}", shared):  # it becomes the name of a file
             raise ValueError(f"it names {shared!r}")
         values = stored[shared]
         # In rows of an earlier version they are float32, and no steps.
         one = STEPS_OF_ONE if values[values.dtype.names[0]].dtype == np.int16 else 1.0
-        metrics = {name: values[name] / one for name in values.dtype.names}
+        metrics = {name: values[name].astype(float) / one for name in values.dtype.names}
     beside = path.parent / f"{shared}.npz"
     with _named(beside), np.load(beside) as tested:
         return {name: tested[name] for name in ABOUT_LINES} | metrics
@@ -664,7 +675,7 @@ def compressed(png: bytes, *, shows_images: bool) -> bytes:
     stored = io.BytesIO()
     if shows_images:
         # Colour at full resolution, since at half of it thin frames and signs are blurred.
-        image.save(stored, format="JPEG", quality=85, subsampling=0, optimize=True)
+        image.save(stored, format="JPEG", quality=65, subsampling=0, optimize=True)
     else:
         image.quantize().save(stored, format="PNG", optimize=True)
     return stored.getvalue()

@@ -46,8 +46,9 @@ from dmlkit.index import write_index
 from dmlkit.paths import PROJECT_ROOT, check_writable, resolve, write_atomically
 
 LOCAL_RESULTS = PROJECT_ROOT / "results" / "local"
-# By default glibc gives large freed blocks back to the system, which clears each page of the next
-# ones, which slows a training step on a CPU (results/benchmarks/cost.md). Others ignore these.
+# By default glibc gives large freed blocks back to the system, which then clears each page of the
+# next ones and so slows a training step on a CPU (results/benchmarks/cost.md). Other C libraries
+# ignore these variables.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 # What kernels get from whoever called the runner, since Dask gives its workers values of its own.
 OF_THE_CALLER = (

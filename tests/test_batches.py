@@ -51,7 +51,7 @@ def test_the_next_item_is_prepared_while_one_is_worked_on():
 
     for item in ahead(items()):
         # Without a thread of its own the second item would start only after this one.
-        assert second.wait(timeout=10), item
+        assert second.wait(timeout=60), item
 
 
 def test_items_come_in_order_and_end():

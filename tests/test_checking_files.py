@@ -96,6 +96,12 @@ def test_a_file_that_no_chapter_writes_is_found(folder):
     assert [line.split(":")[0] for line in said] == ["figures/photo.gif", "notes.txt"]
 
 
+def test_a_table_of_runs_that_lacks_a_column_is_named(folder):
+    listed = pd.read_csv(folder / "runs.csv")
+    listed.drop(columns="seconds").to_csv(folder / "runs.csv", index=False)
+    assert any("runs.csv: not what runs/ holds" in line for line in tables_said(folder))
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "sentence"),
     [

@@ -39,7 +39,7 @@ def edit_all(folder, **changes):
         edit(path, **changes)
 
 
-@pytest.mark.parametrize("profile", ["birds", "mini", "omniglot"])
+@pytest.mark.parametrize("profile", ["birds", "butterflies", "features", "mini", "omniglot"])
 def test_committed_rows_pass(profile):
     problems, remarks = check_rows(ROOT / "results" / profile)
     assert problems == []
@@ -99,9 +99,15 @@ def test_a_row_without_its_results_by_class_cannot_be_read(folder):
 def test_rows_of_the_official_split_are_checked_with_those_beside_them(folder):
     official = folder.parent / "official" / folder.name
     shutil.copytree(folder, official)
-    (official / "chapter.ipynb").unlink()  # which rows beside the profile's own may lack
-    problems, remarks = check_rows(folder.parent)
-    assert problems == [] and " rows of 2 chapters, " in remarks[-1]
+    (official / "chapter.ipynb").unlink()
+    problems, _ = check_rows(official)
+    assert [line.split(":")[0] for line in problems] == [f"{folder.name}/chapter.ipynb"]
+    shutil.rmtree(official / "tables")  # rows alone need none
+    for place, number in ((official, 1), (official.parent, 1), (folder.parent, 2)):
+        problems, remarks = check_rows(place)
+        assert problems == [] and f" rows of {number} chapters, " in remarks[-1]
+    with pytest.raises(FileNotFoundError, match="holds no results"):
+        check_rows(folder.parents[1])  # of several profiles
     edit(a_row(official), seed=7)
     problems, _ = check_rows(folder.parent)
     assert problems and all(line.startswith(f"official/{folder.name}/") for line in problems)

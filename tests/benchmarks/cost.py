@@ -21,7 +21,7 @@ import torch
 from torch.optim import Adam
 
 from dmlkit.batches import Batch, image_batches
-from dmlkit.chapters import all_parameters, chapter_names, chapter_parameters, profile_names
+from dmlkit.chapters import all_parameters, chapter_parameters, profile_names
 from dmlkit.datasets import ImageSet
 from dmlkit.evaluation import evaluate
 from dmlkit.features import CachedTrunk
@@ -29,7 +29,7 @@ from dmlkit.losses import NormSoftmaxLoss
 from dmlkit.models import EmbeddingHead, EmbeddingModel, make_trunk
 from dmlkit.paths import PROJECT_ROOT, write_atomically
 from dmlkit.provenance import commit, versions
-from dmlkit.running import KEEP_MEMORY
+from dmlkit.running import KEEP_MEMORY, LOCAL_RESULTS
 from dmlkit.samplers import MPerClassSampler
 from dmlkit.training import fit
 from dmlkit.transforms import RandomResizedCropFlip, RandomView, centre_crop, first_view
@@ -80,20 +80,19 @@ def main() -> None:
 
 
 def hours() -> Iterator[list[str]]:
-    """Yield a line per profile and chapter of the committed results."""
-    total = defaultdict(float)
-    for profile in profile_names():
-        for chapter in chapter_names():
-            folder = PROJECT_ROOT / "results" / profile / chapter
-            if not (folder / "runs.csv").exists():
-                continue
-            rows = pd.read_csv(folder / "runs.csv")
-            searches = [json.loads(path.read_text()) for path in folder.glob("searches/*.json")]
-            found = rows["seconds"].sum() / 3600, sum(s["seconds"] for s in searches) / 3600
-            for name, value in zip(("training", "search"), found, strict=True):
-                total[name] += value
-            device = ", ".join(sorted(rows["device"].unique()))
-            yield [profile, chapter, str(len(rows)), device, *(f"{value:.2f}" for value in found)]
+    """Yield a line per profile, or part of one, and chapter of the committed results."""
+    total, results = defaultdict(float), PROJECT_ROOT / "results"
+    parts = [profile for name in profile_names() for profile in (name, f"{name}/*")]
+    tables = [path for part in parts for path in sorted(results.glob(f"{part}/*/runs.csv"))]
+    for folder in (path.parent for path in tables if not path.is_relative_to(LOCAL_RESULTS)):
+        rows = pd.read_csv(folder / "runs.csv")
+        searches = [json.loads(path.read_text()) for path in folder.glob("searches/*.json")]
+        found = rows["seconds"].sum() / 3600, sum(s["seconds"] for s in searches) / 3600
+        for name, value in zip(("training", "search"), found, strict=True):
+            total[name] += value
+        device = ", ".join(sorted(rows["device"].unique()))
+        of_what = [folder.parent.relative_to(results).as_posix(), folder.name]
+        yield [*of_what, str(len(rows)), device, *(f"{value:.2f}" for value in found)]
     yield ["all", "", "", "", f"{total['training']:.1f}", f"{total['search']:.1f}"]
 
 
@@ -133,10 +132,15 @@ def savings(rounds: int) -> Iterator[list[str]]:
 
 def spent_in_child(*arguments: Any, keep_memory: bool = True, **options: Any) -> dict[str, float]:
     """Return what ``spent`` does in a fresh process, whose memory is kept as in the chapters."""
-    for name in KEEP_MEMORY:
-        os.environ.pop(name, None)
+    before = {name: os.environ.pop(name, None) for name in KEEP_MEMORY}
     os.environ.update(KEEP_MEMORY if keep_memory else {})
-    return in_child(partial(spent, *arguments, **options))
+    try:
+        return in_child(partial(spent, *arguments, **options))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def spent(

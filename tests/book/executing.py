@@ -2,6 +2,7 @@
 
 import matplotlib
 import pandas as pd
+import pytest
 import torch
 
 from dmlkit.chapters import chapter_parameters, chapter_source, read_notebook, up_to_runs
@@ -12,13 +13,13 @@ REFERENCES = ["frozen_trunk", "colour_histogram", "raw_pixels", "pca", "within_c
 
 
 def whole_rows(folder):
-    """Return all that JSON holds of the runs of a chapter."""
-    return pd.DataFrame([read_row(path) for path in (folder / "runs").glob("*.json")])
+    """Return a table of all that JSON holds of the runs of a chapter."""
+    return pd.DataFrame([*all_rows(folder).values()])
 
 
 def all_rows(folder):
     """Return every row of a chapter, history included, by method and seed."""
-    found = [read_row(path) for path in (folder / "runs").glob("[!.]*.json")]
+    found = [read_row(path) for path in (folder / "runs").glob("[!.]*.json")]  # none half written
     return {(row["method"], row["seed"]): row for row in found}
 
 
@@ -55,3 +56,11 @@ def execute_cells(chapter, folder, *, profile="smoke", runs=True, **changes):
     finally:
         torch.set_num_threads(threads)
     return names
+
+
+def check_refusal(chapter, folder, message, **changes):
+    """Assert that a chapter refuses parameters in one sentence, before anything is trained."""
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
+        execute_cells(chapter, folder, **changes)
+    assert "\n" not in str(refused.value)
+    assert not any((folder / chapter / made).exists() for made in ("runs", "stages"))

@@ -14,8 +14,6 @@ from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[2]
 CHAPTER = "02_baseline_losses"
-
-
 METHODS = [
     *("contrastive", "triplet_semihard", "margin"),
     *("multi_similarity", "proxy_anchor", "norm_softmax"),

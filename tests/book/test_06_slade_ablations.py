@@ -7,11 +7,18 @@ import pytest
 import torch
 import yaml
 
-from tests.book.executing import REFERENCES, all_rows, curve, execute_cells, metrics_of
+from tests.book.executing import (
+    REFERENCES,
+    all_rows,
+    check_refusal,
+    curve,
+    execute_cells,
+    metrics_of,
+)
 from tests.official_trees import make_tree
 
 ROOT = Path(__file__).parents[2]
-ABLATIONS = "06_slade_ablations"
+CHAPTER = "06_slade_ablations"
 
 
 # What agrees in the ablations, and why; all other points train in their own way.
@@ -29,7 +36,7 @@ SAME = [
 
 
 def test_every_point_of_the_slade_ablations_trains_in_its_own_way(smoke):
-    rows = {method: row for (method, _), row in all_rows(smoke / ABLATIONS).items()}
+    rows = {method: row for (method, _), row in all_rows(smoke / CHAPTER).items()}
     trained = {method: row for method, row in rows.items() if row["history"]}
     assert set(rows) - set(trained) == set(REFERENCES)
     alike = {}
@@ -45,8 +52,8 @@ def test_every_point_of_the_slade_ablations_trains_in_its_own_way(smoke):
 
 
 def test_every_sweep_of_the_slade_ablations_is_shown_and_what_changes_nothing_has_no_row(smoke):
-    folder, rows = smoke / ABLATIONS, all_rows(smoke / ABLATIONS)
-    profile = yaml.safe_load((ROOT / "book/profiles/smoke" / f"{ABLATIONS}.yaml").read_text())
+    folder, rows = smoke / CHAPTER, all_rows(smoke / CHAPTER)
+    profile = yaml.safe_load((ROOT / "book/profiles/smoke" / f"{CHAPTER}.yaml").read_text())
     choices = pd.read_csv(folder / "tables" / "choices.csv", dtype=str)
     shown = {
         sweep: choices[choices["choice"] == sweep].set_index("value")
@@ -84,7 +91,7 @@ def test_every_sweep_of_the_slade_ablations_is_shown_and_what_changes_nothing_ha
 
 
 def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke):
-    rows = {method: row for (method, _), row in all_rows(smoke / ABLATIONS).items()}
+    rows = {method: row for (method, _), row in all_rows(smoke / CHAPTER).items()}
     teachers = [m for m in rows if m.endswith("_teacher")]
     of_labels = [f"labels_{share}_teacher" for share in (0.25, 0.5)]
     of_labels += [f"label_noise_{share}_teacher" for share in (0.1, 0.3)]
@@ -93,7 +100,7 @@ def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke)
     curves = {curve(rows[method]) for method in [*teachers, "teacher"]}
     assert len(curves) == len(teachers) + 1
     table = pd.read_csv(
-        smoke / ABLATIONS / "tables" / "labels.csv", index_col="labels", keep_default_na=False
+        smoke / CHAPTER / "tables" / "labels.csv", index_col="labels", keep_default_na=False
     )
     gain = [rows[f"labels_0.25{which}"]["metric_map_at_r"] for which in ("", "_teacher")]
     assert float(table.loc["0.25", "MAP@R, change"]) == pytest.approx(
@@ -103,7 +110,7 @@ def test_where_labels_change_a_student_stands_beside_a_teacher_of_its_own(smoke)
 
 
 def test_the_ablations_change_labels_and_pools_as_they_say(tmp_path):
-    names = execute_cells(ABLATIONS, tmp_path, runs=False, MAX_IMAGES_PER_CLASS=0)
+    names = execute_cells(CHAPTER, tmp_path, runs=False, MAX_IMAGES_PER_CLASS=0)
     data, altered = names["Data"], names["altered"]
 
     def images(part):
@@ -146,6 +153,29 @@ def test_the_ablations_change_labels_and_pools_as_they_say(tmp_path):
         assert images(splits.train) == images(given.train)
 
 
+# Parameters of a careless user, and what is said to it.
+CARELESS = [
+    ({"NUM_CLUSTERS": 3}, "BATCH_SIZE=8: batches of 4 classes .* from 3 clusters"),
+    ({"CLUSTER_SHARES": [0.25]}, "BATCH_SIZE=8: .* from 2 clusters"),
+    ({"START": "swav_checkpoint"}, "START=swav_checkpoint; set SWAV_CHECKPOINT to the"),
+    ({"POOL": "none"}, "POOL=none leaves nothing to learn from; choose a pool"),
+    ({"CACHED_VIEWS": 2}, "SwAV trains the trunk, which CACHED_VIEWS freezes; leave"),
+    ({"SWEEPS": ["magic"]}, "SWEEPS: there is no magic; choose from start, components"),
+    ({"LOSS": "triplet"}, "LOSS: there is no triplet; choose from contrastive, "),
+    ({"LOSS": "multi_similarity"}, "LOSS=multi_similarity has no pair_margins; leave"),
+    (
+        {"SWAV_CHECKPOINT": "nowhere.pth.tar"},
+        "there is no SwAV checkpoint .*nowhere.pth.tar; get",
+    ),
+    ({"NUM_CLUSTERS": 99}, "NUM_CLUSTERS=99 .* of 38 images has; use"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), CARELESS, ids=str)
+def test_what_they_cannot_do_is_said_before_anything_is_trained(tmp_path, changes, message):
+    check_refusal(CHAPTER, tmp_path, message, **changes)
+
+
 @pytest.mark.slow
 def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
     make_tree("in_shop", tmp_path / "data", num_classes=12, images_per_class=5)  # with a gallery
@@ -164,9 +194,9 @@ def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
     arguments = [word for name, value in changes.items() for word in ("-p", name, value)]
     folder = tmp_path / "results"
     arguments = ["--profile", "paper", "--results-dir", folder, *arguments]
-    finished = run_dmlkit("run", ABLATIONS, *arguments)
+    finished = run_dmlkit("run", CHAPTER, *arguments)
     assert finished.returncode == 0, finished.stderr
-    rows = all_rows(folder / ABLATIONS)
+    rows = all_rows(folder / CHAPTER)
     points = [f"components_{name}" for name in ("labels_and_basis", "pseudo_labels", "basis")]
     points += ["clusters_0.5", "clusters_0.75"]
     assert {name for name, _ in rows} == {"frozen_trunk", "teacher", "student", *points}
@@ -175,6 +205,6 @@ def test_the_slade_ablations_execute_on_the_paper_profile(run_dmlkit, tmp_path):
     for share in (0.5, 0.75):  # of ten classes
         assert rows[f"clusters_{share}", 0]["metric_pseudo_clusters"] == round(share * 10)
     for name in ("components", "clusters"):
-        table = (folder / ABLATIONS / "tables" / f"{name}.md").read_text()
+        table = (folder / CHAPTER / "tables" / f"{name}.md").read_text()
         assert "**Not run: random images in the layout of the data set.**" in table
     assert "No claim is judged" in (folder / "index.html").read_text()

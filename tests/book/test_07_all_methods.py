@@ -92,7 +92,7 @@ def test_variation_is_what_the_rows_vary_by(smoke):
 )
 def test_a_careless_user_is_told(smoke, tmp_path, run_dmlkit, parameters, message):
     folder = tmp_path / "smoke"
-    shutil.copytree(smoke, folder)
+    shutil.copytree(smoke, folder, ignore=shutil.ignore_patterns(".*"))
     finished = run_dmlkit(
         "run", CHAPTER, "--profile", "smoke", "--results-dir", folder, *parameters
     )
@@ -110,7 +110,7 @@ def test_it_is_run_again_when_rows_of_the_official_split_come_and_without_embedd
     smoke, tmp_path, run_dmlkit
 ):
     folder = tmp_path / "smoke"
-    shutil.copytree(smoke, folder)
+    shutil.copytree(smoke, folder, ignore=shutil.ignore_patterns(".*"))
     for path in folder.glob("*/embeddings"):
         shutil.rmtree(path)  # as in a clone
     shutil.rmtree(folder / "05_slade")

@@ -271,7 +271,7 @@ def test_images_are_decoded_in_parallel(birds, monkeypatch):
     threads, together = set(), threading.Barrier(5)
 
     def meet(listing, row, image_size):
-        together.wait(timeout=10)  # until all five are being decoded
+        together.wait(timeout=60)  # until all five are being decoded
         threads.add(threading.get_ident())
         return decode(listing, row, image_size)
 
