@@ -669,7 +669,7 @@ def compressed(png: bytes, *, shows_images: bool) -> bytes:
     Args:
         png: the figure.
         shows_images: whether there are images in it; then it becomes a JPEG. Lines and points need
-            no more than 256 colours, and stay a PNG.
+            no more than 64 colours, and stay a PNG.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
     stored = io.BytesIO()
@@ -677,7 +677,10 @@ def compressed(png: bytes, *, shows_images: bool) -> bytes:
         # Colour at full resolution, since at half of it thin frames and signs are blurred.
         image.save(stored, format="JPEG", quality=65, subsampling=0, optimize=True)
     else:
-        image.quantize().save(stored, format="PNG", optimize=True)
+        # Median cut, the default, would give nearly all of the colours to shades of the paper, and
+        # thin lines of two methods the same one.
+        few = image.quantize(64, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+        few.save(stored, format="PNG", optimize=True)
     return stored.getvalue()
 
 
