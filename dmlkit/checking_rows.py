@@ -56,7 +56,8 @@ def check_rows(folder: Path) -> tuple[list[str], list[str]]:
         problems += [f"{name}/{line}" for line in found]
         remarks += [f"{name}: {line}" for line in said]
         total += count
-    return problems, [*remarks, f"{total:,} rows of {len(runs)} chapters, {len(problems)} problems"]
+    chapters = "1 chapter" if len(runs) == 1 else f"{len(runs)} chapters"
+    return problems, [*remarks, f"{total:,} rows of {chapters}, {len(problems)} problems"]
 
 
 def _check_chapter(folder: Path, *, is_whole: bool) -> tuple[list[str], list[str], int]:

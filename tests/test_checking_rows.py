@@ -105,7 +105,7 @@ def test_rows_of_the_official_split_are_checked_with_those_beside_them(folder):
     shutil.rmtree(official / "tables")  # rows alone need none
     for place, number in ((official, 1), (official.parent, 1), (folder.parent, 2)):
         problems, remarks = check_rows(place)
-        assert problems == [] and f" rows of {number} chapters, " in remarks[-1]
+        assert problems == [] and f" rows of {number} chapter" in remarks[-1]
     with pytest.raises(FileNotFoundError, match="holds no results"):
         check_rows(folder.parents[1])  # of several profiles
     edit(a_row(official), seed=7)
@@ -169,7 +169,7 @@ def test_a_folder_without_rows_is_refused(tmp_path, capsys):
 
 def test_the_command_prints_each_problem_and_has_a_status_that_scripts_notice(folder, capsys):
     assert cli.main(["check-rows", str(folder)]) == 0
-    assert capsys.readouterr().out.endswith("33 rows of 1 chapters, 0 problems\n")
+    assert capsys.readouterr().out.endswith("33 rows of 1 chapter, 0 problems\n")
     a_row(folder).unlink()
     assert cli.main(["check-rows", str(folder)]) == 1
     assert f"{folder.name}/runs: contrastive lacks seed 1" in capsys.readouterr().out

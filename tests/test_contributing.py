@@ -127,7 +127,7 @@ def test_a_paper(copy, before):
     folder = copy / "results/local/smoke/08_my_paper"
     assert "| norm_softmax |" in (folder / "tables" / "main.md").read_text()
     assert "X1,My paper" in (folder / "claims.csv").read_text()
-    assert "4 rows of 1 chapters, 0 problems" in list(said.values())[-1]
+    assert "4 rows of 1 chapter, 0 problems" in list(said.values())[-1]
     assert changed(before, copy) == set()
     lint(copy, "book/08_my_paper.py")
 
