@@ -103,9 +103,10 @@ def test_rows_of_the_official_split_are_checked_with_those_beside_them(folder):
     problems, _ = check_rows(official)
     assert [line.split(":")[0] for line in problems] == [f"{folder.name}/chapter.ipynb"]
     shutil.rmtree(official / "tables")  # rows alone need none
-    for place, number in ((official, 1), (official.parent, 1), (folder.parent, 2)):
+    one, two = "1 chapter", "2 chapters"
+    for place, chapters in ((official, one), (official.parent, one), (folder.parent, two)):
         problems, remarks = check_rows(place)
-        assert problems == [] and f" rows of {number} chapter" in remarks[-1]
+        assert problems == [] and f" rows of {chapters}, " in remarks[-1]
     with pytest.raises(FileNotFoundError, match="holds no results"):
         check_rows(folder.parents[1])  # of several profiles
     edit(a_row(official), seed=7)
